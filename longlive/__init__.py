@@ -1,0 +1,3 @@
+"""LongLive: video that follows the prompts you type, block by block."""
+
+__version__ = "0.1.0"

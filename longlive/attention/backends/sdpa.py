@@ -1,0 +1,40 @@
+"""torch's scaled dot-product attention: the reference, and the one that runs anywhere."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from longlive.attention.masks import BlockCausal, dense_mask
+
+# cuDNN is about 1.7 times as fast as torch's FlashAttention 2 on Hopper (docs/log.md).
+_ORDER = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+
+
+def sdpa_attention(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v for tensors ``[B, tokens, N, D]``."""
+    q, k, v = (x.transpose(1, 2) for x in (q_BLND, k_BSND, v_BSND))
+    if not q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    with sdpa_kernel(_ORDER, set_priority=True):
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def sdpa_masked_attention(
+    q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor, rule: BlockCausal, tokens_per_latent_frame: int
+) -> Tensor:
+    """The same under a rule, with a dense mask."""
+    mask = dense_mask(rule, tokens_per_latent_frame, torch.device(q_BLND.device))
+    q, k, v = (x.transpose(1, 2) for x in (q_BLND, k_BLND, v_BLND))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def load() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return sdpa_attention

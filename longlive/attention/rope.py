@@ -1,0 +1,91 @@
+"""3-D rotary positions (RoFormer, arXiv:2104.09864), split over time, rows and columns.
+
+A head of width D holds D / 2 pairs of neighbouring elements. Of these c = D / 2 pairs,
+``c - 2 * (c // 3)`` turn with the latent frame, ``c // 3`` with the row and ``c // 3`` with the column.
+Angles are computed in float64 from the positions of the call, so there is no table to outgrow, no
+buffer for a dtype cast to spoil, and the positions can be a tensor on the device.
+"""
+
+# Shape suffixes: F latent frames, H rows and W columns of tokens, L tokens (F * H * W), C pairs,
+# B batch, N heads, D head dim.
+
+from typing import Literal, NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+RopeKind = Literal["absolute", "relative"]
+"""``absolute``: a latent frame keeps its own index. ``relative``: its place in the window."""
+
+THETA = 10000.0
+MAX_ABSOLUTE_LATENT_FRAMES = 1024
+"""Positions the published weights were trained within; the reference's table ends here."""
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines of a call's tokens, ``[L, 1, C]``, float64 or float32."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def axis_pairs(head_dim: int) -> tuple[int, int, int]:
+    """Pairs that turn with time, rows and columns."""
+    pairs = head_dim // 2
+    side = pairs // 3
+    return pairs - 2 * side, side, side
+
+
+def angular_steps(pairs: int, device: torch.device | None = None) -> Tensor:
+    """Angle per unit of position, ``[pairs]`` float64: ``theta ** (-2 j / (2 pairs))``."""
+    exponent = torch.arange(pairs, dtype=torch.float64, device=device) / pairs
+    return THETA**-exponent
+
+
+def rotation(
+    positions_F: Tensor, grid_height: int, grid_width: int, head_dim: int, dtype: torch.dtype
+) -> Rotation:
+    """Rotation of every token of some latent frames.
+
+    Args:
+        positions_F: Temporal position of each latent frame; any numeric type.
+        grid_height: Rows of tokens.
+        grid_width: Columns of tokens.
+        head_dim: Width of a head.
+        dtype: Type of queries and keys; the rotation is float64 for float64, else float32.
+    """
+    device = positions_F.device
+    time, row, column = axis_pairs(head_dim)
+    angles = [
+        repeat(
+            torch.outer(positions_F.double(), angular_steps(time, device)),
+            "F C -> F H W C",
+            H=grid_height,
+            W=grid_width,
+        ),
+        repeat(
+            torch.outer(torch.arange(grid_height, device=device).double(), angular_steps(row, device)),
+            "H C -> F H W C",
+            F=len(positions_F),
+            W=grid_width,
+        ),
+        repeat(
+            torch.outer(
+                torch.arange(grid_width, device=device).double(), angular_steps(column, device)
+            ),
+            "W C -> F H W C",
+            F=len(positions_F),
+            H=grid_height,
+        ),
+    ]
+    angles_L1C = rearrange(torch.cat(angles, -1), "F H W C -> (F H W) 1 C")
+    wide = torch.promote_types(dtype, torch.float32)
+    return Rotation(angles_L1C.cos().to(wide), angles_L1C.sin().to(wide))
+
+
+def rotate(x_BLND: Tensor, by: Rotation) -> Tensor:
+    """Turn queries or keys; the product is formed in the rotation's type and rounded once."""
+    even, odd = x_BLND.to(by.cos.dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((even * by.cos - odd * by.sin, even * by.sin + odd * by.cos), -1)
+    return turned.flatten(-2).to(x_BLND.dtype)
