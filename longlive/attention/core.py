@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longlive.attention.backends import Attention, masked_attention
 from longlive.attention.kv_cache import KVCache, Slots
-from longlive.attention.masks import BlockCausal
+from longlive.attention.masks import Mask
 from longlive.attention.rope import Rotation, rotate
 
 
@@ -43,9 +43,7 @@ class FullAttention:
     attention: Attention
 
     def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
-        return self.attention(
-            rotate(q_BLND, self.rotation), rotate(k_BLND, self.rotation), v_BLND
-        )
+        return self.attention(rotate(q_BLND, self.rotation), rotate(k_BLND, self.rotation), v_BLND)
 
     def store(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> None:
         """Nothing is kept between calls."""
@@ -57,17 +55,15 @@ class MaskedAttention:
 
     Attributes:
         rotation: Rotary positions of the sequence's tokens.
-        rule: Who sees whom.
-        tokens_per_latent_frame: Tokens of one latent frame.
+        mask: Who sees whom, see :func:`longlive.attention.masks.mask_for`.
     """
 
     rotation: Rotation
-    rule: BlockCausal
-    tokens_per_latent_frame: int
+    mask: Mask
 
     def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         q_BLND, k_BLND = rotate(q_BLND, self.rotation), rotate(k_BLND, self.rotation)
-        return masked_attention(q_BLND, k_BLND, v_BLND, self.rule, self.tokens_per_latent_frame)
+        return masked_attention(q_BLND, k_BLND, v_BLND, self.mask)
 
     def store(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> None:
         """Nothing is kept between calls."""

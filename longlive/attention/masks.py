@@ -6,7 +6,6 @@ of a clip in one pass and needs the same visibility as a mask.
 
 # Shape suffixes: Q tokens that ask, K tokens that are seen.
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -57,9 +56,18 @@ class BlockCausal:
         return past | own
 
 
+Mask = Any
+"""A dense boolean tensor ``[Q, K]`` over tokens, or FlexAttention's ``BlockMask``."""
+
+
 @lru_cache(maxsize=8)
-def dense_mask(rule: BlockCausal, tokens_per_latent_frame: int, device: torch.device) -> Tensor:
-    """The rule as booleans ``[Q, K]`` over tokens, for backends that take a dense mask."""
+def mask_for(rule: BlockCausal, tokens_per_latent_frame: int, device: torch.device) -> Mask:
+    """The rule over tokens, in the form that is fastest on a device.
+
+    On a GPU a ``BlockMask``, which lets FlexAttention skip the tiles nobody sees; else booleans.
+    """
+    if device.type == "cuda":
+        return _sparse_mask(rule, tokens_per_latent_frame, device)
     frame = torch.arange(rule.sequence_latent_frames, device=device)
     seen = rule.sees(frame[:, None], frame[None, :])
     return seen.repeat_interleave(tokens_per_latent_frame, 0).repeat_interleave(
@@ -67,14 +75,11 @@ def dense_mask(rule: BlockCausal, tokens_per_latent_frame: int, device: torch.de
     )
 
 
-@lru_cache(maxsize=8)
-def sparse_mask(rule: BlockCausal, tokens_per_latent_frame: int, device: torch.device) -> Any:
-    """The rule as a FlexAttention ``BlockMask``, which skips what nobody sees."""
+def _sparse_mask(rule: BlockCausal, tokens_per_latent_frame: int, device: torch.device) -> Mask:
     from torch.nn.attention.flex_attention import create_block_mask
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return rule.sees(query // tokens_per_latent_frame, key // tokens_per_latent_frame)
 
     tokens = rule.sequence_latent_frames * tokens_per_latent_frame
-    mask_mod: Callable[..., Tensor] = sees
-    return create_block_mask(mask_mod, None, None, tokens, tokens, device=str(device))
+    return create_block_mask(sees, None, None, tokens, tokens, device=str(device))

@@ -65,7 +65,9 @@ def rotation(
             W=grid_width,
         ),
         repeat(
-            torch.outer(torch.arange(grid_height, device=device).double(), angular_steps(row, device)),
+            torch.outer(
+                torch.arange(grid_height, device=device).double(), angular_steps(row, device)
+            ),
             "H C -> F H W C",
             F=len(positions_F),
             W=grid_width,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from longlive.attention.backends import BackendName, resolve_attention
 from longlive.attention.core import Attend, FullAttention, MaskedAttention
-from longlive.attention.masks import BlockCausal
+from longlive.attention.masks import BlockCausal, mask_for
 from longlive.attention.rope import Rotation, rotation
 from longlive.models.layers import DiTLayer, Head, timestep_features
 from longlive.models.sizes import DiTConfig, dit_config
@@ -54,10 +54,18 @@ class TeacherForcingOptions:
 
 
 class LatentBatch(NamedTuple):
-    """Training clips: latents ``[B, F, C, H, W]`` and their prompts' embeddings ``[B, M, text width]``."""
+    """Training clips.
+
+    Attributes:
+        latents: Clean latents ``[B, F, C, H, W]``.
+        text: Embeddings of their prompts ``[B, M, text width]``.
+        starts: First latent frame ``[B]`` that follows the prompt, a block start. What comes before
+            is history under another prompt: seen, and not learned.
+    """
 
     latents: Tensor
     text: Tensor
+    starts: Tensor
 
 
 class DiT(pl.LightningModule):
@@ -84,7 +92,9 @@ class DiT(pl.LightningModule):
         width = config.width
         self.patch_embedding = nn.Conv3d(config.latent_channels, width, patch, stride=patch)
         self.text_embedding = nn.Sequential(
-            nn.Linear(config.text_width, width), nn.GELU(approximate="tanh"), nn.Linear(width, width)
+            nn.Linear(config.text_width, width),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(width, width),
         )
         self.time_embedding = nn.Sequential(
             nn.Linear(config.frequency_width, width), nn.SiLU(), nn.Linear(width, width)
@@ -203,13 +213,16 @@ class DiT(pl.LightningModule):
             attention: Backend.
         """
         frames = torch.arange(x_BFCHW.shape[1], device=x_BFCHW.device)
+        grid = [side // self.config.patch for side in x_BFCHW.shape[-2:]]
         kernel = resolve_attention(attention, x_BFCHW.device, self.dtype_of_weights)
-        attend = FullAttention(self._rotation_like(frames, x_BFCHW), kernel)
+        attend = FullAttention(self.rotation(frames, *grid), kernel)
         velocity = self(x_BFCHW, timestep_B.unsqueeze(1), text, attend)
         assert velocity is not None
         return velocity
 
-    def flow_matching_loss(self, latents_BFCHW: Tensor, text: TextKeysValues) -> Tensor:
+    def flow_matching_loss(
+        self, latents_BFCHW: Tensor, text: TextKeysValues, starts_B: Tensor
+    ) -> Tensor:
         """Teacher-forced flow-matching loss: each noisy block sees the clean ones before it.
 
         One pass over ``[clean | noisy]``. Every block of every clip draws its own noise level.
@@ -217,42 +230,43 @@ class DiT(pl.LightningModule):
         Args:
             latents_BFCHW: Clean clips, whole blocks.
             text: Keys and values of their prompts.
+            starts_B: First latent frame of each clip that counts, see :class:`LatentBatch`. The
+                history before it is seen under the new prompt, as after a recache.
 
         Returns:
             Mean squared error of the velocity, a scalar.
         """
-        options = self.teacher_forcing
+        options, device = self.teacher_forcing, latents_BFCHW.device
         clips, frames = latents_BFCHW.shape[:2]
-        device = latents_BFCHW.device
         u = torch.rand(clips, frames // options.block, device=device)
         sigma_BF = shift_sigma(u, options.shift).repeat_interleave(options.block, 1)
         noise = torch.randn_like(latents_BFCHW)
         noisy = add_noise(latents_BFCHW, noise, sigma_BF)
         history_sigma = options.history_noise * torch.rand(clips, device=device)
         history = add_noise(latents_BFCHW, torch.randn_like(latents_BFCHW), history_sigma)
-        rule = BlockCausal(frames, options.block, options.window, options.sink, teacher_forcing=True)
-        positions = torch.arange(frames, device=device).repeat(2)
+        rule = BlockCausal(
+            frames, options.block, options.window, options.sink, teacher_forcing=True
+        )
+        grid = [side // self.config.patch for side in latents_BFCHW.shape[-2:]]
         attend = MaskedAttention(
-            self._rotation_like(positions, latents_BFCHW),
-            rule,
-            latents_BFCHW.shape[-2] * latents_BFCHW.shape[-1] // self.config.patch**2,
+            self.rotation(torch.arange(frames, device=device).repeat(2), *grid),
+            mask_for(rule, grid[0] * grid[1], device),
         )
         timestep = TRAIN_STEPS * torch.cat([torch.zeros_like(sigma_BF), sigma_BF], 1)
         velocity = self(torch.cat([history, noisy], 1), timestep, text, attend)
         assert velocity is not None
-        return F.mse_loss(velocity[:, frames:].float(), (noise - latents_BFCHW).float())
+        error = (velocity[:, frames:].float() - (noise - latents_BFCHW).float()).square()
+        counts_BF = torch.arange(frames, device=device) >= starts_B.unsqueeze(1)
+        return (error.mean((2, 3, 4)) * counts_BF).sum() / counts_BF.sum()
 
     def training_step(self, batch: LatentBatch, batch_index: int) -> Tensor:
-        loss = self.flow_matching_loss(batch.latents, self.text_keys_values(batch.text))
+        text = self.text_keys_values(batch.text)
+        loss = self.flow_matching_loss(batch.latents, text, batch.starts)
         self.log("train/flow_loss", loss, prog_bar=True)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, betas=(0.9, 0.95))
-
-    def _rotation_like(self, positions_F: Tensor, x_BFCHW: Tensor) -> Rotation:
-        patch = self.config.patch
-        return self.rotation(positions_F, x_BFCHW.shape[-2] // patch, x_BFCHW.shape[-1] // patch)
 
     def _unpatchify(self, patches_BLO: Tensor, like_BFCHW: Tensor) -> Tensor:
         patch = self.config.patch

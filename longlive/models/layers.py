@@ -26,7 +26,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), None, self.eps).to(x.dtype) * self.weight
+        normed = F.rms_norm(x, (x.shape[-1],), None, self.eps).to(x.dtype)
+        return (normed * self.weight).to(x.dtype)
 
 
 def timestep_features(timestep: Tensor, width: int) -> Tensor:

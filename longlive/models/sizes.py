@@ -75,7 +75,7 @@ class DiTConfig:
 
 SIZES: dict[str, DiTConfig] = {
     "tiny": DiTConfig(
-        width=256, ffn_width=768, heads=4, layers=6, text_width=64, text_len=16, patch=1
+        width=256, ffn_width=1024, heads=4, layers=6, text_width=64, text_len=16, patch=1
     ),
     "wan-1.3b": DiTConfig(
         width=1536, ffn_width=8960, heads=12, layers=30, text_width=4096, text_len=512

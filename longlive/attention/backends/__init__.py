@@ -15,7 +15,7 @@ from torch import Tensor
 
 from longlive.attention.backends.flex import flex_masked_attention
 from longlive.attention.backends.sdpa import sdpa_attention, sdpa_masked_attention
-from longlive.attention.masks import BlockCausal
+from longlive.attention.masks import Mask
 from longlive.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -95,12 +95,10 @@ def resolve_attention(name: BackendName, device: torch.device, dtype: torch.dtyp
     return _load(name)
 
 
-def masked_attention(
-    q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor, rule: BlockCausal, tokens_per_latent_frame: int
-) -> Tensor:
-    """Attention under a rule: FlexAttention on a GPU, SDPA with a dense mask on a CPU."""
-    masked = flex_masked_attention if q_BLND.is_cuda else sdpa_masked_attention
-    return masked(q_BLND, k_BLND, v_BLND, rule, tokens_per_latent_frame)
+def masked_attention(q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor, mask: Mask) -> Tensor:
+    """Attention under a mask: SDPA for a dense one, FlexAttention for a sparse one."""
+    masked = sdpa_masked_attention if isinstance(mask, Tensor) else flex_masked_attention
+    return masked(q_BLND, k_BLND, v_BLND, mask)
 
 
 def _load(name: str) -> Attention:

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longlive.attention.masks import BlockCausal, sparse_mask
-
 
 @lru_cache(maxsize=1)
 def _compiled() -> Any:
@@ -17,9 +15,9 @@ def _compiled() -> Any:
 
 
 def flex_masked_attention(
-    q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor, rule: BlockCausal, tokens_per_latent_frame: int
+    q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor, block_mask: Any
 ) -> Tensor:
-    """Attention under a rule for tensors ``[B, tokens, N, D]`` on a GPU."""
-    mask = sparse_mask(rule, tokens_per_latent_frame, torch.device(q_BLND.device))
+    """Attention under a ``BlockMask`` for tensors ``[B, tokens, N, D]`` on a GPU."""
     q, k, v = (x.transpose(1, 2) for x in (q_BLND, k_BLND, v_BLND))
-    return _compiled()(q, k, v, block_mask=mask).transpose(1, 2)
+    out: Tensor = _compiled()(q, k, v, block_mask=block_mask)
+    return out.transpose(1, 2)

@@ -2,12 +2,9 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from longlive.attention.masks import BlockCausal, dense_mask
 
 # cuDNN is about 1.7 times as fast as torch's FlashAttention 2 on Hopper (docs/log.md).
 _ORDER = [
@@ -28,12 +25,11 @@ def sdpa_attention(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
 
 
 def sdpa_masked_attention(
-    q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor, rule: BlockCausal, tokens_per_latent_frame: int
+    q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor, mask_QK: Tensor
 ) -> Tensor:
-    """The same under a rule, with a dense mask."""
-    mask = dense_mask(rule, tokens_per_latent_frame, torch.device(q_BLND.device))
+    """The same, where ``mask_QK`` is true."""
     q, k, v = (x.transpose(1, 2) for x in (q_BLND, k_BLND, v_BLND))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask_QK).transpose(1, 2)
 
 
 def load() -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -1,0 +1,184 @@
+"""The plug: callbacks with hooks inside a rollout.
+
+A callback that changes something overrides a ``configure_*`` hook and returns the changed thing; one
+that watches overrides ``on_*`` hooks and changes nothing. Hooks run on the host, outside compiled and
+captured regions, and must not make it wait for the device.
+"""
+
+# Shape suffixes: B batch, F latent frames, T frames, C channels, H W rows and columns.
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Any, ClassVar, Protocol
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from longlive.errors import UserError
+from longlive.rollout.decode import StreamingDecoder
+from longlive.rollout.denoiser import Denoiser
+from longlive.rollout.state import RolloutSpec, RolloutState
+
+
+class WrapOrder(IntEnum):
+    """In which order changes are applied, whatever the order in the configuration."""
+
+    WEIGHTS = 0
+    KERNELS = 1
+    COMPILE = 2
+    CAPTURE = 3
+
+
+class RolloutCallback(pl.Callback):
+    """A Lightning callback with hooks inside a rollout. Every hook does nothing until overridden."""
+
+    wrap_order: ClassVar[WrapOrder] = WrapOrder.KERNELS
+
+    def configure_rollout(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, spec: RolloutSpec
+    ) -> RolloutSpec:
+        """Return the spec to follow. No buffer exists yet."""
+        return spec
+
+    def configure_denoiser(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, denoiser: Denoiser
+    ) -> Denoiser:
+        """Return the denoiser to call. The weights are loaded and on their device."""
+        return denoiser
+
+    def configure_decoder(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, decoder: StreamingDecoder
+    ) -> StreamingDecoder:
+        """Return the decoder to call. The weights are loaded and on their device."""
+        return decoder
+
+    def on_rollout_start(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        """Called when the caches are allocated and no block has been denoised."""
+
+    def on_prompt_switch(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        """Called when a new prompt is active (the first one too) and the window not yet rebuilt."""
+
+    def on_recache_end(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        """Called when the window's keys are rebuilt under the new prompt."""
+
+    def on_block_start(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        """Called before the first denoising step of a block."""
+
+    def on_denoise_step_start(
+        self,
+        trainer: pl.Trainer | None,
+        pl_module: pl.LightningModule,
+        state: RolloutState,
+        sigma: float,
+    ) -> None:
+        """Called before the network."""
+
+    def on_denoise_step_end(
+        self,
+        trainer: pl.Trainer | None,
+        pl_module: pl.LightningModule,
+        state: RolloutState,
+        x0_BFCHW: Tensor,
+    ) -> None:
+        """Called with the step's estimate of the clean latents."""
+
+    def on_latents_ready(
+        self,
+        trainer: pl.Trainer | None,
+        pl_module: pl.LightningModule,
+        state: RolloutState,
+        x0_BFCHW: Tensor,
+    ) -> None:
+        """Called when a block is clean; its clean keys are not stored yet."""
+
+    def on_block_end(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        """Called when a block's clean keys are stored."""
+
+    def on_frames_ready(
+        self,
+        trainer: pl.Trainer | None,
+        pl_module: pl.LightningModule,
+        state: RolloutState,
+        frames_BTCHW: Tensor,
+    ) -> None:
+        """Called with decoded frames in [0, 1], on their device, in display order."""
+
+    def on_rollout_end(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        """Called when the last block is done, or the rollout was stopped or failed."""
+
+
+class RolloutHooks(Protocol):
+    """Who is told what happens in a rollout."""
+
+    def call(self, hook: str, state: RolloutState, *args: Any) -> None:
+        """Call ``hook`` of everybody who listens."""
+        ...
+
+
+class NoHooks:
+    """Nobody listens."""
+
+    def call(self, hook: str, state: RolloutState, *args: Any) -> None:
+        """Do nothing."""
+
+
+class CallbackHooks:
+    """Calls the rollout callbacks among a trainer's callbacks.
+
+    Lightning's own dispatcher asks every callback for the hook and fails on its own ones, so only
+    :class:`RolloutCallback` are called.
+
+    Args:
+        callbacks: Of any kind.
+        pl_module: The module that runs the rollout.
+        trainer: None outside Lightning.
+
+    Raises:
+        UserError: If the same optimisation is listed twice; it would be applied twice.
+    """
+
+    def __init__(
+        self,
+        callbacks: Iterable[pl.Callback],
+        pl_module: pl.LightningModule,
+        trainer: pl.Trainer | None = None,
+    ) -> None:
+        mine = [callback for callback in callbacks if isinstance(callback, RolloutCallback)]
+        self.callbacks = sorted(mine, key=lambda callback: callback.wrap_order)
+        self.pl_module = pl_module
+        self.trainer = trainer
+        kinds = [type(callback) for callback in mine]
+        twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+        if twice is not None:
+            raise UserError(f"{twice.__name__} is configured twice: name its overlay once")
+
+    def call(self, hook: str, state: RolloutState, *args: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(self.trainer, self.pl_module, state, *args)
+
+    def configure_rollout(self, spec: RolloutSpec) -> RolloutSpec:
+        for callback in self.callbacks:
+            spec = callback.configure_rollout(self.trainer, self.pl_module, spec)
+        return spec.check()
+
+    def configure_denoiser(self, denoiser: Denoiser) -> Denoiser:
+        for callback in self.callbacks:
+            denoiser = callback.configure_denoiser(self.trainer, self.pl_module, denoiser)
+        return denoiser
+
+    def configure_decoder(self, decoder: StreamingDecoder) -> StreamingDecoder:
+        for callback in self.callbacks:
+            decoder = callback.configure_decoder(self.trainer, self.pl_module, decoder)
+        return decoder

@@ -1,0 +1,126 @@
+"""The denoising loop: block after block, from noise to clean latents, and the prompt in between."""
+
+# Shape suffixes: B batch, F latent frames, C channels, H W latent rows and columns.
+
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from longlive.rollout.denoiser import Denoiser
+from longlive.rollout.hooks import RolloutHooks
+from longlive.rollout.noise import NoiseSource
+from longlive.rollout.prompts import PromptCursor
+from longlive.rollout.state import RolloutState, without_dropped
+from longlive.schedule import add_noise, euler_step, x0_from_velocity
+
+TextKeysValuesOf = Callable[[str], list[tuple[Tensor, Tensor]]]
+"""Keys and values of a prompt for every layer, in the network's batch."""
+
+
+def stream_blocks(
+    state: RolloutState,
+    denoiser: Denoiser,
+    noise: NoiseSource,
+    prompts: PromptCursor,
+    text_of: TextKeysValuesOf,
+    hooks: RolloutHooks,
+) -> Iterator[Tensor]:
+    """Denoise block after block and yield each block's clean latents.
+
+    A block is yielded before its context update, so that a viewer need not wait for it; the update
+    runs when the next block is asked for. A change of prompt takes effect at the next block start.
+
+    Args:
+        state: A freshly allocated rollout; it is advanced in place.
+        denoiser: The network call.
+        noise: Noise per block and step.
+        prompts: Which prompt becomes active when; may be asked for another one while this runs.
+        text_of: Encodes a prompt.
+        hooks: Who is told.
+
+    Yields:
+        ``[B, F, C, H, W]``, F latent frames per block, in time order.
+    """
+    hooks.call("on_rollout_start", state)
+    try:
+        blocks = state.spec.blocks
+        for block_index in count() if blocks is None else range(blocks):
+            state.block_index = block_index
+            prompt = prompts.advance(state.block_start)
+            if block_index == 0:
+                prompt = prompts.prompt
+            if prompt is not None:
+                switch_prompt(state, denoiser, prompt, text_of, hooks)
+            hooks.call("on_block_start", state)
+            x0_BFCHW = denoise_block(state, denoiser, noise, hooks)
+            state.recent.append(x0_BFCHW)
+            hooks.call("on_latents_ready", state, x0_BFCHW)
+            yield x0_BFCHW
+            inputs = state.step_inputs(state.plan_block(), state.spec.context_sigma, keys_only=True)
+            denoiser(x0_BFCHW, inputs)
+            hooks.call("on_block_end", state)
+    finally:
+        hooks.call("on_rollout_end", state)
+
+
+def denoise_block(
+    state: RolloutState, denoiser: Denoiser, noise: NoiseSource, hooks: RolloutHooks
+) -> Tensor:
+    """Take one block from noise to clean latents ``[B, F, C, H, W]``."""
+    x_BFCHW = x0_BFCHW = noise.draw(state.block_index, 0)
+    for step_index, (sigma, next_sigma) in enumerate(state.spec.schedule.transitions):
+        state.step_index = step_index
+        plan = state.plan_block()
+        hooks.call("on_denoise_step_start", state, sigma)
+        velocity_BFCHW = denoiser(x_BFCHW, state.step_inputs(plan, sigma))
+        assert velocity_BFCHW is not None
+        # The first call made room for the block; the later ones overwrite its slots.
+        state.window.commit(plan)
+        x0_BFCHW = x0_from_velocity(x_BFCHW, velocity_BFCHW, sigma)
+        hooks.call("on_denoise_step_end", state, x0_BFCHW)
+        if next_sigma == 0:
+            break
+        if state.spec.sampler == "renoise":
+            fresh_BFCHW = noise.draw(state.block_index, step_index + 1)
+            x_BFCHW = add_noise(x0_BFCHW, fresh_BFCHW, next_sigma)
+        else:
+            x_BFCHW = euler_step(x_BFCHW, velocity_BFCHW, sigma, next_sigma)
+    return x0_BFCHW
+
+
+def switch_prompt(
+    state: RolloutState,
+    denoiser: Denoiser,
+    prompt: str,
+    text_of: TextKeysValuesOf,
+    hooks: RolloutHooks,
+) -> None:
+    """Make a prompt active, and rebuild the window under it if there is one."""
+    state.prompt = prompt
+    state.cross_cache.store(text_of(prompt))
+    hooks.call("on_prompt_switch", state)
+    if state.recent:
+        recache(state, denoiser)
+        hooks.call("on_recache_end", state)
+
+
+def recache(state: RolloutState, denoiser: Denoiser) -> None:
+    """Rebuild the window's keys and values under the active prompt.
+
+    Without this the old prompt stays in the stored keys and the new one fades in over a whole window
+    instead of switching (KV recache, arXiv:2509.22622). One denoiser call over all latent frames of
+    the window, without a mask: they see each other in both directions, as in the reference, which
+    builds a mask for this call and never uses it. No noise is drawn.
+
+    A protected sink drops the first frames of the call, and nothing else sees them; they are left out
+    unless ``spec.recaches_unread``.
+    """
+    known = state.block_start
+    frames = known if state.spec.window_latent_frames is None else min(state.spec.slots, known)
+    plan = state.window.plan(known - frames, frames, protects_sink=state.spec.keeps_sink)
+    call = plan if state.spec.recaches_unread else without_dropped(plan)
+    latents_BFCHW = torch.cat(list(state.recent), 1)[:, -call.frames :]
+    denoiser(latents_BFCHW, state.step_inputs(call, state.spec.context_sigma, keys_only=True))
+    state.window.commit(plan)

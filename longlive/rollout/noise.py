@@ -1,0 +1,48 @@
+"""Where the noise of a rollout comes from."""
+
+# Shape suffixes: B batch, F latent frames, C channels, H W latent rows and columns.
+
+import hashlib
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class NoiseSource(Protocol):
+    """Standard normal noise of one step of one block."""
+
+    def draw(self, block_index: int, step_index: int) -> Tensor:
+        """Noise ``[B, F, C, H, W]``. Step 0 starts the block, later steps re-noise it."""
+        ...
+
+
+class SeededNoise:
+    """Noise that depends on the seed, the block and the step, and on nothing else.
+
+    The first blocks of a long rollout therefore equal the short one, and a video is the same whatever
+    was made before it. It is drawn on the CPU, so that it is the same on every device.
+
+    Args:
+        seed: The video's seed.
+        shape: Shape of a block, ``[B, F, C, H, W]``.
+        dtype: Type of the latents.
+        device: Where the noise is wanted.
+    """
+
+    def __init__(
+        self, seed: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.seed = seed
+        self.shape = shape
+        self.dtype = dtype
+        self.device = device
+
+    def draw(self, block_index: int, step_index: int) -> Tensor:
+        key = f"{self.seed}/{block_index}/{step_index}".encode()
+        seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little", signed=True)
+        generator = torch.Generator().manual_seed(seed)
+        on_gpu = self.device.type == "cuda"
+        # Pinned, so that the copy does not make the host wait for the device.
+        noise = torch.empty(self.shape, pin_memory=on_gpu).normal_(generator=generator)
+        return noise.to(self.device, non_blocking=True).to(self.dtype)

@@ -1,0 +1,235 @@
+"""What was asked for, where a rollout stands, and what one call of the denoiser is told."""
+
+# Shape suffixes: B batch, F latent frames, C channels, H W latent rows and columns, S slots read.
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from longlive.attention.cross_cache import CrossCache
+from longlive.attention.kv_cache import KVCache, Slots
+from longlive.attention.rope import MAX_ABSOLUTE_LATENT_FRAMES, RopeKind
+from longlive.attention.window import SlotWindow, WindowPlan, check_window
+from longlive.errors import UserError
+from longlive.geometry import Geometry
+from longlive.models.sizes import DiTConfig
+from longlive.schedule import DenoisingSchedule, timestep_of
+
+SamplerName = Literal["renoise", "euler"]
+"""``renoise``: few steps of a distilled student. ``euler``: many steps of an undistilled model."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSpec:
+    """What was asked for; fixed before the first buffer is allocated.
+
+    Attributes:
+        geometry: Size of the video and of a block.
+        schedule: Noise levels a block visits.
+        latent_frames: Length, in whole blocks; None goes on until stopped.
+        window_latent_frames: Latent frames a query can see, sink and own block included; None for all.
+        sink_latent_frames: First latent frames that are never evicted.
+        positions: ``relative`` lifts the length limit of ``absolute``.
+        keeps_sink: Whether the sink keeps the keys of the first prompt at a prompt switch. While the
+            window is not yet full it is rebuilt all the same, as in the reference.
+        sampler: How a block goes from one noise level to the next.
+        guidance: Classifier-free guidance (arXiv:2207.12598); 1 switches it off.
+        context_sigma: Noise level the network is told in the context update and the recache.
+        batch: Videos denoised side by side.
+        recaches_unread: Whether a recache also runs the frames whose keys a protected sink drops, as
+            the reference does. Nothing reads them, so leaving them out changes no number.
+    """
+
+    geometry: Geometry
+    schedule: DenoisingSchedule
+    latent_frames: int | None
+    window_latent_frames: int | None = 12
+    sink_latent_frames: int = 3
+    positions: RopeKind = "absolute"
+    keeps_sink: bool = True
+    sampler: SamplerName = "renoise"
+    guidance: float = 1.0
+    context_sigma: float = 0.0
+    batch: int = 1
+    recaches_unread: bool = False
+
+    @property
+    def blocks(self) -> int | None:
+        """Blocks of the rollout; None goes on until stopped."""
+        if self.latent_frames is None:
+            return None
+        return self.latent_frames // self.geometry.block_latent_frames
+
+    @property
+    def slots(self) -> int:
+        """Latent frames the KV cache has room for."""
+        slots = self.window_latent_frames or self.latent_frames
+        assert slots is not None, "check() was not called"
+        return slots
+
+    @property
+    def network_batch(self) -> int:
+        """Batch of a network call: guidance runs a second one without the prompt."""
+        return self.batch * (2 if self.guidance != 1 else 1)
+
+    def check(self) -> "RolloutSpec":
+        """Return the spec if it can work.
+
+        Raises:
+            UserError: Naming the setting to change.
+        """
+        block = self.geometry.block_latent_frames
+        frames = self.latent_frames
+        check_window(self.window_latent_frames, self.sink_latent_frames, block)
+        if frames is None and self.window_latent_frames is None:
+            raise UserError("a rollout without an end needs a window: set window_latent_frames")
+        if frames is not None and (frames < 1 or frames % block):
+            raise UserError(
+                f"{frames} latent frames are not whole blocks of {block}: set latent_frames to "
+                f"{max(block, -(-frames // block) * block)}"
+            )
+        too_long = frames is None or frames >= MAX_ABSOLUTE_LATENT_FRAMES
+        if self.positions == "absolute" and too_long:
+            length = "a rollout without an end" if frames is None else f"{frames} latent frames"
+            raise UserError(
+                f"absolute positions end at {MAX_ABSOLUTE_LATENT_FRAMES - 1} latent frames and "
+                f"{length} was asked for: set positions to relative"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """What one denoiser call needs besides the latents; the prompt is in the cross-attention cache.
+
+    Whatever changes from block to block is a tensor on the device: a compiled call specialises on
+    Python numbers and would be rebuilt, and a captured graph would replay the old ones. The numbers
+    that are left (how many slots are read, which rows are dropped) change only while the window
+    fills and at a recache.
+
+    Attributes:
+        timestep_BF: 1000 sigma, float32 ``[1, 1]``: all latent frames share it.
+        positions_F: Temporal rotary position of each latent frame of the call.
+        write_slots_F: Slot of each stored latent frame.
+        read: Slots the queries see.
+        seen_positions_S: Relative positions only: rotary position of each slot that is read.
+        dropped: Leading latent frames that are not stored.
+        keys_only: Only the keys and values it stores are wanted.
+    """
+
+    timestep_BF: Tensor
+    positions_F: Tensor
+    write_slots_F: Tensor
+    read: Slots
+    seen_positions_S: Tensor | None
+    dropped: int
+    keys_only: bool
+
+
+@dataclass(slots=True)
+class RolloutState:
+    """Where a rollout stands. Counters are Python integers, so nothing waits for the device.
+
+    Attributes:
+        spec: What was asked for.
+        window: Bookkeeping of the slots.
+        cache: Keys and values of the video.
+        cross_cache: Keys and values of the active prompt.
+        device: Where the rollout runs.
+        prompt: The active prompt.
+        recent: Clean latents of the window, block by block, which a recache replays.
+        block_index: The block at hand.
+        step_index: The denoising step at hand.
+    """
+
+    spec: RolloutSpec
+    window: SlotWindow
+    cache: KVCache
+    cross_cache: CrossCache
+    device: torch.device
+    prompt: str = ""
+    recent: deque[Tensor] = field(default_factory=deque)
+    block_index: int = 0
+    step_index: int = 0
+    _slot_ids: Tensor | None = None
+
+    @classmethod
+    def allocate(
+        cls, spec: RolloutSpec, config: DiTConfig, dtype: torch.dtype, device: torch.device
+    ) -> "RolloutState":
+        """Allocate every buffer of a rollout."""
+        block = spec.geometry.block_latent_frames
+        return cls(
+            spec=spec,
+            window=SlotWindow(
+                spec.slots,
+                spec.slots,
+                spec.sink_latent_frames,
+                evicts=spec.window_latent_frames is not None,
+            ),
+            cache=KVCache(
+                layers=config.layers,
+                batch=spec.network_batch,
+                slots=spec.slots,
+                tokens_per_slot=spec.geometry.tokens_per_latent_frame,
+                heads=config.heads,
+                head_dim=config.head_dim,
+                dtype=dtype,
+                device=device,
+            ),
+            cross_cache=CrossCache(),
+            device=device,
+            recent=deque(maxlen=-(-spec.slots // block)),
+        )
+
+    @property
+    def block_start(self) -> int:
+        """Absolute index of the block's first latent frame."""
+        return self.block_index * self.spec.geometry.block_latent_frames
+
+    def plan_block(self) -> WindowPlan:
+        """Place the block at hand in the cache."""
+        return self.window.plan(self.block_start, self.spec.geometry.block_latent_frames)
+
+    def step_inputs(self, plan: WindowPlan, sigma: float, *, keys_only: bool = False) -> StepInputs:
+        """Put one call's numbers on the device, without waiting for it."""
+        relative = self.spec.positions == "relative"
+        absolute = torch.arange(plan.start, plan.start + plan.frames, device=self.device)
+        prefix = plan.read_prefix
+        return StepInputs(
+            timestep_BF=torch.full((1, 1), timestep_of(sigma), device=self.device),
+            positions_F=self._on_device(plan.positions) if relative else absolute,
+            write_slots_F=self._on_device(plan.write_slots),
+            read=self._on_device(plan.read_slots) if prefix is None else prefix,
+            seen_positions_S=self._on_device(plan.slot_positions) if relative else None,
+            dropped=plan.dropped,
+            keys_only=keys_only,
+        )
+
+    def _on_device(self, slots: tuple[int, ...]) -> Tensor:
+        """Slots as an int64 tensor, cut from a table on the device instead of copied to it."""
+        if self._slot_ids is None:
+            self._slot_ids = torch.arange(self.spec.slots, device=self.device)
+        if not slots:
+            return self._slot_ids[:0]
+        breaks = [i for i, (a, b) in enumerate(pairwise(slots), 1) if b != a + 1]
+        runs = [
+            self._slot_ids[slots[start] : slots[end - 1] + 1]
+            for start, end in pairwise((0, *breaks, len(slots)))
+        ]
+        return runs[0] if len(runs) == 1 else torch.cat(runs)
+
+
+def without_dropped(plan: WindowPlan) -> WindowPlan:
+    """The same plan for the stored latent frames alone."""
+    return replace(
+        plan,
+        start=plan.start + plan.dropped,
+        frames=plan.frames - plan.dropped,
+        positions=plan.positions[plan.dropped :],
+        dropped=0,
+    )

@@ -1,0 +1,98 @@
+"""The small model that ships inside the package, and any folder of the same layout.
+
+``config.json`` (sizes and latent statistics), ``vae.safetensors``, ``dit.safetensors``,
+``text_encoder.safetensors`` and ``tokenizer.json``. Matrices are stored in eight bits
+(:mod:`longlive.weights.compact`).
+"""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from longlive.errors import UserError
+from longlive.models.dit import DiT
+from longlive.models.sizes import DiTConfig
+from longlive.models.text_encoder import UMT5Config, UMT5Encoder
+from longlive.models.tokenizer import PromptTokenizer
+from longlive.models.vae import WanVAE
+from longlive.models.vae_networks import VAEConfig
+from longlive.weights.compact import pack, unpack
+from longlive.weights.loading import load_strict
+from longlive.weights.state_dicts import read_state_dict
+
+CONFIG_FILE = "config.json"
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def embedded_folder() -> Path:
+    """Where the weights inside the package are."""
+    return Path(str(files("longlive") / "assets" / "tiny"))
+
+
+def read_config(folder: str | Path | None = None) -> dict[str, Any]:
+    """Read ``config.json`` of a folder; None is the one in the package.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = Path(folder or embedded_folder()) / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"no {CONFIG_FILE} in {path.parent}: name a folder of converted weights")
+    config: dict[str, Any] = json.loads(path.read_text())
+    return config
+
+
+def load_vae(folder: str | Path | None = None) -> WanVAE:
+    """Read the VAE."""
+    config = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in read_config(folder)["vae"].items()
+    }
+    with torch.device("meta"):
+        vae = WanVAE(VAEConfig(**config))
+    return _load(vae, folder, "vae")
+
+
+def load_dit(folder: str | Path | None = None) -> DiT:
+    """Read the diffusion transformer."""
+    with torch.device("meta"):
+        dit = DiT(DiTConfig(**read_config(folder)["dit"]))
+    return _load(dit, folder, "dit")
+
+
+def load_text_encoder(folder: str | Path | None = None) -> UMT5Encoder:
+    """Read the text encoder."""
+    with torch.device("meta"):
+        encoder = UMT5Encoder(UMT5Config(**read_config(folder)["text_encoder"]))
+    return _load(encoder, folder, "text_encoder")
+
+
+def load_tokenizer(folder: str | Path | None = None) -> PromptTokenizer:
+    """Read the tokenizer."""
+    text_len = read_config(folder)["text_encoder"]["text_len"]
+    return PromptTokenizer.from_folder(folder or embedded_folder(), text_len)
+
+
+def save_component(
+    folder: Path, name: str, tensors: dict[str, Tensor], config: dict[str, Any]
+) -> Path:
+    """Write one component's weights in eight bits and its entry of ``config.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
+    save_file(pack(tensors), path, metadata={"format": "pt", "stored": "int8 rows"})
+    file = folder / CONFIG_FILE
+    whole = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**whole, name: config}, indent=1) + "\n")
+    return path
+
+
+def _load(module: Module, folder: str | Path | None, name: str) -> Module:
+    path = Path(folder or embedded_folder()) / f"{name}.safetensors"
+    load_strict(module, unpack(read_state_dict(path)), str(path))
+    return module.eval()

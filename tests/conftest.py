@@ -1,0 +1,30 @@
+"""Shared fixtures: where the parity data is, and one thread per test process."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The folder of golden tensors, beside the checkout; see ``tools/check_parity.py``."""
+    if not GOLDEN.is_dir():
+        pytest.skip("no golden tensors: ../shared/golden is absent")
+    return GOLDEN
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)

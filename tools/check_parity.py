@@ -1,0 +1,463 @@
+"""Compare our modules with golden tensors of the official ones, case by case.
+
+    python tools/check_parity.py ../shared/golden [--case 02] [--dtype float64]
+
+A folder holds cases ``NN-name.json`` + ``NN-name.safetensors`` and ``weights/*.safetensors``. One line per
+case: pass or FAIL, the largest error over its tolerance, and the tensor it is in. Exits with 1 if a
+case fails, with 2 if there is none.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from longlive.attention.backends import sdpa_attention
+from longlive.attention.rope import angular_steps, axis_pairs
+from longlive.geometry import SPATIAL_STRIDE, Geometry
+from longlive.models.dit import DiT
+from longlive.models.layers import timestep_features
+from longlive.models.sizes import DiTConfig
+from longlive.models.text_encoder import UMT5Config, UMT5Encoder, relative_buckets
+from longlive.models.vae import VAEConfig, WanVAE
+from longlive.rollout.denoiser import CausalDenoiser, Denoiser
+from longlive.rollout.loop import stream_blocks
+from longlive.rollout.prompts import PromptTimeline
+from longlive.rollout.state import RolloutSpec, RolloutState, StepInputs
+from longlive.schedule import (
+    DenoisingSchedule,
+    NoiseTable,
+    add_noise,
+    euler_step,
+    velocity_from_x0,
+    x0_from_velocity,
+)
+from longlive.weights.loading import load_strict
+from longlive.weights.lora import inject_lora, merge_lora
+from longlive.weights.state_dicts import read_state_dict
+
+
+@dataclass
+class Case:
+    """One golden case, and what was compared so far."""
+
+    folder: Path
+    name: str
+    manifest: dict[str, Any]
+    tensors: dict[str, Tensor]
+    dtype: torch.dtype
+    worst: float = 0.0
+    worst_key: str = "-"
+    compared: set[str] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, path: Path, dtype: torch.dtype) -> "Case":
+        tensors = load_file(path.with_suffix(".safetensors"))
+        return cls(path.parent, path.stem, json.loads(path.read_text()), tensors, dtype)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self.manifest["config"])
+
+    def input(self, key: str) -> Tensor:
+        value = self.tensors[f"in.{key}"]
+        return value.to(self.dtype) if value.is_floating_point() else value
+
+    def weights(self, key: str) -> dict[str, Tensor]:
+        return read_state_dict(self.folder / self.manifest["weights"][key])
+
+    def load(self, module: nn.Module, key: str = "model") -> None:
+        load_strict(module, self.weights(key), self.manifest["weights"][key], dtype=self.dtype)
+        module.eval()
+
+    def compare(self, key: str, ours: Tensor) -> None:
+        """Compare with ``out.<key>``; a key the case does not hold is ignored."""
+        golden = self.tensors.get(f"out.{key}")
+        if golden is None:
+            return
+        self.compared.add(f"out.{key}")
+        if golden.is_floating_point():
+            tolerance = self._tolerance(key)
+            limit = tolerance["atol"] + tolerance["rtol"] * golden.abs()
+            same_shape = ours.shape == golden.shape
+            ratio = float(((ours - golden).abs() / limit).max()) if same_shape else float("inf")
+        else:
+            ratio = 0.0 if torch.equal(ours, golden.to(ours.dtype)) else float("inf")
+        # A NaN must never pass.
+        if not ratio <= self.worst:
+            self.worst, self.worst_key = ratio, key
+
+    def _tolerance(self, key: str) -> dict[str, float]:
+        tolerance = self.manifest["tolerance"]
+        if key.startswith("latent_frame"):
+            special = [value for name, value in tolerance.items() if "latent_frame" in name]
+            return dict(special[0]) if special else tolerance
+        return dict(tolerance)
+
+    def missed(self) -> list[str]:
+        return sorted(key for key in self.tensors if key.startswith("out.") and key not in self.compared)
+
+
+@contextmanager
+def outputs_of(modules: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Collect what modules return while the context is open, by name."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            seen[name] = output
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+def dit_of(case: Case) -> DiT:
+    return DiT(DiTConfig.from_official(case.config["model"])).to(case.dtype)
+
+
+def dit_parts(dit: DiT) -> dict[str, nn.Module]:
+    first = next(dit.layers)
+    return {
+        "text_embedding": dit.text_embedding,
+        "e": dit.time_embedding,
+        "block0.self_attn": first.self_attn,
+        "block0.cross_attn": first.cross_attn,
+        "block0.ffn": first.ffn,
+        "head": dit.head,
+        **{f"block{index}": layer for index, layer in enumerate(dit.layers)},
+    }
+
+
+def geometry_of(case: Case, block: int) -> Geometry:
+    rows, columns = case.config["latent_hw"]
+    patch = case.config["model"]["patch_size"][-1]
+    channels = case.config["model"]["in_dim"]
+    return Geometry(rows * SPATIAL_STRIDE, columns * SPATIAL_STRIDE, channels, patch, block)
+
+
+class PlainDenoiser(CausalDenoiser):
+    """A causal denoiser that takes one timestep per latent frame, and never skips an output."""
+
+    timesteps_BF: Tensor | None = None
+
+    def __call__(self, x_BFCHW: Tensor, inputs: StepInputs) -> Tensor | None:
+        if self.timesteps_BF is not None:
+            inputs = replace(inputs, timestep_BF=self.timesteps_BF)
+        return super().__call__(x_BFCHW, replace(inputs, keys_only=False))
+
+
+def causal_call(case: Case, dit: DiT, x_BFCHW: Tensor) -> tuple[Tensor, RolloutState]:
+    """One pass over the first latent frames of an empty cache."""
+    config = case.config
+    frames = x_BFCHW.shape[1]
+    window = config.get("local_attn_size", -1)
+    spec = RolloutSpec(
+        geometry=geometry_of(case, frames),
+        schedule=DenoisingSchedule((1.0,)),
+        latent_frames=config.get("kv_cache_frames", frames) if window == -1 else frames,
+        window_latent_frames=None if window == -1 else window,
+        sink_latent_frames=max(0, config.get("sink_size", 0)),
+        batch=x_BFCHW.shape[0],
+    )
+    state = RolloutState.allocate(spec, dit.config, case.dtype, torch.device("cpu"))
+    state.cross_cache.store(dit.text_keys_values(case.input("prompt_embeds")))
+    denoiser = PlainDenoiser(dit, state.cache, state.cross_cache, spec.geometry, sdpa_attention)
+    denoiser.timesteps_BF = case.input("t")
+    plan = state.plan_block()
+    velocity = denoiser(x_BFCHW, state.step_inputs(plan, 1.0))
+    state.window.commit(plan)
+    assert velocity is not None
+    return velocity, state
+
+
+def compare_cache(case: Case, prefix: str, state: RolloutState) -> None:
+    """Compare the cache in the reference's order of slots."""
+    plan_slots = state.window.plan(state.window.end, 0).slots
+    order = [*plan_slots, *(s for s in range(state.cache.slots) if s not in plan_slots)]
+    for layer in range(len(state.cache.k)):
+        for name, buffer in (("k", state.cache.k), ("v", state.cache.v)):
+            case.compare(f"{prefix}.layer{layer}.{name}", buffer[layer][:, order].flatten(1, 2))
+    tokens, layers = state.spec.geometry.tokens_per_latent_frame, len(state.cache.k)
+    case.compare(f"{prefix}.global_end_index", torch.tensor([state.window.end * tokens] * layers))
+    case.compare(f"{prefix}.local_end_index", torch.tensor([state.window.filled * tokens] * layers))
+
+
+def check_causal_forward(case: Case) -> None:
+    dit = dit_of(case)
+    case.load(dit)
+    x_BCFHW = case.input("x")
+    x_BFCHW = x_BCFHW.transpose(1, 2)
+    with outputs_of(dit_parts(dit)) as seen:
+        velocity, state = causal_call(case, dit, x_BFCHW)
+    case.compare("flow", velocity.transpose(1, 2))
+    frames = x_BFCHW.shape[1]
+    for key, value in seen.items():
+        case.compare(key, value.unflatten(1, (frames, -1)) if key == "head" else value)
+    case.compare("e0", dit.embed_timestep(case.input("t"), case.dtype)[1])
+    case.compare("sinusoidal", timestep_features(case.input("t").flatten(), dit.config.frequency_width))
+    compare_patches(case, dit, x_BFCHW)
+    steps = torch.cat([angular_steps(pairs) for pairs in axis_pairs(dit.config.head_dim)])
+    angles = torch.outer(torch.arange(64).double(), steps)
+    case.compare("rope_cos_first64", angles.cos())
+    case.compare("rope_sin_first64", angles.sin())
+    compare_cache(case, "cache.after", state)
+    for layer in range(len(state.cross_cache)):
+        k, v = state.cross_cache[layer]
+        case.compare(f"cross_cache.layer{layer}.k", k)
+        case.compare(f"cross_cache.layer{layer}.v", v)
+
+
+def compare_patches(case: Case, dit: DiT, x_BFCHW: Tensor) -> None:
+    grid = [side // dit.config.patch for side in x_BFCHW.shape[-2:]]
+    tokens = dit.embed_patches(x_BFCHW).unflatten(1, (x_BFCHW.shape[1], *grid))
+    golden = case.tensors.get("out.patch_embedding")
+    batch = len(x_BFCHW) if golden is None else len(golden)
+    # The reference embeds sample by sample, and the case holds the last one.
+    case.compare("patch_embedding", tokens[-batch:].permute(0, 4, 1, 2, 3))
+
+
+@dataclass
+class RecordedNoise:
+    """The noise a golden case was made with."""
+
+    case: Case
+    block: int
+
+    def draw(self, block_index: int, step_index: int) -> Tensor:
+        if step_index == 0:
+            start = block_index * self.block
+            return self.case.input("noise")[:, start : start + self.block]
+        noise = self.case.input(f"renoise.block{block_index}.step{step_index - 1}")
+        batch = self.case.config["batch"]
+        return noise.unflatten(0, (batch, -1))
+
+
+class Comparer:
+    """Compares a rollout with a case while it runs, as hooks and as a wrapped denoiser."""
+
+    def __init__(self, case: Case, denoiser: Denoiser) -> None:
+        self.case = case
+        self.denoiser = denoiser
+        self.recaches = 0
+        self.purpose = "denoise"
+
+    def __call__(self, x_BFCHW: Tensor, inputs: StepInputs) -> Tensor | None:
+        if inputs.keys_only and self.purpose == "recache":
+            self.case.compare(f"recache{self.recaches}.frames_in", x_BFCHW)
+        flow = self.denoiser(x_BFCHW, inputs)
+        assert flow is not None
+        if inputs.keys_only and self.purpose == "recache":
+            self.case.compare(f"recache{self.recaches}.flow", flow)
+        elif inputs.keys_only:
+            self.case.compare(f"context_flow.block{self.block}", flow)
+        return flow
+
+    def call(self, hook: str, state: RolloutState, *args: Any) -> None:
+        self.block = state.block_index
+        if hook == "on_prompt_switch":
+            self.purpose = "recache"
+        elif hook == "on_recache_end":
+            self.case.compare(f"recache{self.recaches}.frame", torch.tensor([state.block_start]))
+            compare_cache(self.case, f"cache.after_recache{self.recaches}", state)
+            self.recaches += 1
+        elif hook == "on_block_start":
+            self.purpose = "denoise"
+        elif hook == "on_denoise_step_end":
+            self.case.compare(f"x0.block{self.block}.step{state.step_index}", args[0])
+        elif hook == "on_block_end":
+            compare_cache(self.case, f"cache.after_block{self.block}", state)
+
+
+def check_rollout(case: Case) -> None:
+    config = case.config
+    dit = dit_of(case)
+    case.load(dit)
+    block, window = config["num_frame_per_block"], config["local_attn_size"]
+    schedule = DenoisingSchedule.from_steps(
+        config["denoising_step_list"], shift=config["timestep_shift"]
+    )
+    frames = block * config["num_blocks"]
+    spec = RolloutSpec(
+        geometry=geometry_of(case, block),
+        schedule=schedule,
+        latent_frames=frames,
+        window_latent_frames=None if window == -1 else window,
+        sink_latent_frames=config.get("sink_size", 0),
+        positions="relative" if config.get("use_infinite_attention") else "absolute",
+        keeps_sink=config.get("global_sink", True),
+        context_sigma=config.get("context_noise", 0) / 1000,
+        batch=config["batch"],
+        recaches_unread=True,
+    )
+    state = RolloutState.allocate(spec, dit.config, case.dtype, torch.device("cpu"))
+    plain = PlainDenoiser(dit, state.cache, state.cross_cache, spec.geometry, sdpa_attention)
+    comparer = Comparer(case, plain)
+    switches = config.get("switch_frame_indices", [])
+    # The prompts of a case are embeddings; their text is their number.
+    names = [str(index) for index in range(len(switches) + 1)]
+    timeline = PromptTimeline.switching(names, switches) if switches else PromptTimeline.single("0")
+
+    def text_of(name: str) -> list[tuple[Tensor, Tensor]]:
+        key = f"prompt_embeds.{name}" if switches else "prompt_embeds"
+        return dit.text_keys_values(case.input(key))
+
+    blocks = list(
+        stream_blocks(state, comparer, RecordedNoise(case, block), timeline.start(), text_of, comparer)
+    )
+    case.compare("latents", torch.cat(blocks, 1))
+    case.compare("denoising_timesteps", torch.tensor(schedule.timesteps))
+
+
+def check_scheduler(case: Case) -> None:
+    clean, noise, flow = (case.input(key) for key in ("clean", "noise", "flow"))
+    timestep = case.input("timestep")
+    for shift in case.config["shifts"]:
+        table, name = NoiseTable(shift), f"shift{shift:g}"
+        case.compare(f"{name}.sigmas", table.sigmas)
+        case.compare(f"{name}.timesteps", table.timesteps)
+        case.compare(f"{name}.training_weights", table.training_weights)
+        index = table.nearest_index(timestep)
+        sigma = table.sigma_at(timestep)
+        case.compare(f"{name}.nearest_index", index)
+        case.compare(f"{name}.training_weight", table.training_weights[index])
+        case.compare(f"{name}.training_target", noise - clean)
+        case.compare(f"{name}.add_noise", add_noise(clean, noise, sigma))
+        case.compare(f"{name}.flow_to_x0", x0_from_velocity(noise, flow, sigma))
+        case.compare(f"{name}.x0_to_flow", velocity_from_x0(noise, clean, sigma))
+        following = torch.cat([table.sigmas, torch.zeros(1)])[index + 1]
+        if (following == 0).any():
+            # The reference sends a whole batch to zero as soon as one sample is at the end.
+            following = torch.zeros_like(following)
+        case.compare(f"{name}.step", euler_step(noise, flow, sigma, following))
+        for steps in case.config["denoising_step_lists"]:
+            schedule = DenoisingSchedule.from_steps(steps, shift=shift)
+            key = "_".join(str(step) for step in steps)
+            case.compare(f"{name}.warped.{key}", torch.tensor(schedule.timesteps))
+
+
+def check_text_encoder(case: Case) -> None:
+    encoder = UMT5Encoder(UMT5Config.from_official(case.config["t5"]))
+    case.load(encoder)
+    ids, mask = case.input("ids"), case.input("mask")
+    first = encoder.blocks[0]
+    parts = {"block0": first, "block0.attn": first.attn, "block0.ffn": first.ffn,
+             "block0.pos_bias": first.pos_embedding, "encoder": encoder.norm}
+    with outputs_of(parts) as seen:
+        case.compare("prompt_embeds", encoder(ids, mask, trim=False))
+    for key, value in seen.items():
+        case.compare(key, value)
+    case.compare("rel_bucket", relative_buckets(ids.shape[1], case.config["t5"]["num_buckets"]))
+    case.compare("prompt_embeds", encoder(ids, mask))
+
+
+def check_vae(case: Case) -> None:
+    config = case.config
+    vae = WanVAE(VAEConfig(base_width=config["dim"]))
+    case.load(vae)
+    latents, video = case.input("latents"), case.input("video")
+    raise NotImplementedError(latents, video)
+
+
+def check_bidirectional(case: Case) -> None:
+    dit = dit_of(case)
+    case.load(dit)
+    x_BFCHW = case.input("x").transpose(1, 2)
+    with outputs_of(dit_parts(dit)) as seen:
+        text = dit.text_keys_values(case.input("prompt_embeds"))
+        velocity = dit.bidirectional(x_BFCHW, case.input("t"), text, attention="sdpa")
+    case.compare("flow", velocity.transpose(1, 2))
+    # Zero tokens that are appended and masked out change nothing, so we never append any.
+    case.compare("flow_padded_seq", velocity.transpose(1, 2))
+    for key, value in seen.items():
+        case.compare(key, value.squeeze(1) if key == "e" else value)
+    case.compare("e0", dit.embed_timestep(case.input("t").unsqueeze(1), case.dtype)[1].squeeze(1))
+    compare_patches(case, dit, x_BFCHW)
+    case.compare("wrapper.flow", velocity)
+    sigma = NoiseTable(case.config["timestep_shift"]).sigma_at(case.input("t"))
+    case.compare("wrapper.x0", x0_from_velocity(x_BFCHW, velocity, sigma))
+
+
+def check_lora(case: Case) -> None:
+    x_BFCHW = case.input("x").transpose(1, 2)
+    alpha = float(case.config["alpha"])
+    base, lora = case.weights("model"), case.weights("lora")
+    merged = merge_lora(base, lora, alpha)
+    for key, value in merged.items():
+        case.compare(f"merged.{key}", value)
+    for key, weights in (("base_flow", base), ("merged_flow", merged)):
+        dit = dit_of(case)
+        load_strict(dit, weights, case.name, dtype=case.dtype)
+        case.compare(key, causal_call(case, dit, x_BFCHW)[0].transpose(1, 2))
+    dit = dit_of(case)
+    case.load(dit)
+    inject_lora(dit, lora, alpha)
+    case.compare("lora_flow", causal_call(case, dit.to(case.dtype), x_BFCHW)[0].transpose(1, 2))
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    "causal_forward": check_causal_forward,
+    "rollout": check_rollout,
+    "scheduler": check_scheduler,
+    "t5": check_text_encoder,
+    "vae": check_vae,
+    "bidirectional": check_bidirectional,
+    "lora": check_lora,
+}
+
+
+def check(path: Path, dtype: torch.dtype = torch.float32) -> Case | None:
+    """Run one case; None if its kind is not one of inference."""
+    case = Case.read(path, dtype)
+    run = CHECKS.get(case.manifest["kind"])
+    if run is None:
+        return None
+    with torch.no_grad():
+        run(case)
+    return case
+
+
+def case_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.json") if path.with_suffix(".safetensors").exists())
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--case", default="", help="only cases whose name starts with this")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    args = parser.parse_args(argv)
+    paths = [path for path in case_files(args.folder) if path.name.startswith(args.case)]
+    if not paths:
+        print(f"no cases in {args.folder}", file=sys.stderr)
+        return 2
+    failed = 0
+    for path in paths:
+        case = check(path, getattr(torch, args.dtype))
+        if case is None:
+            print(f"skip  {path.stem:38} training; not part of inference")
+            continue
+        passed = case.worst <= 1 and not case.missed()
+        failed += not passed
+        missed = f"  not compared: {', '.join(case.missed())}" if case.missed() else ""
+        print(
+            f"{'pass' if passed else 'FAIL'}  {case.name:38} {case.worst:8.4f} x tolerance in "
+            f"{case.worst_key} ({len(case.compared)} tensors){missed}"
+        )
+    print(f"{len(paths)} cases, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
