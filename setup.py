@@ -18,7 +18,7 @@ BASE = [
     "numpy>=1.26,<3",
     "tokenizers>=0.22,<1",
     "ftfy>=6.3,<7",
-    "huggingface-hub>=1.0,<2",
+    "huggingface-hub>=1.0,<3",
     "rich>=14,<16",
     "av>=16,<20",
 ]

@@ -4,6 +4,7 @@ The VAE makes one latent frame of the first frame and one of every four after it
 sides by eight. The transformer turns each patch of a latent frame into one token.
 """
 
+import math
 from dataclasses import dataclass
 
 from longlive.errors import UserError
@@ -18,6 +19,11 @@ def frames_of(latent_frames: int) -> int:
     return 0 if latent_frames == 0 else 1 + TEMPORAL_STRIDE * (latent_frames - 1)
 
 
+def latent_frames_in(frames: int) -> int:
+    """Latent frames that the first ``frames`` of a video show whole; undoes :func:`frames_of`."""
+    return 0 if frames == 0 else 1 + (frames - 1) // TEMPORAL_STRIDE
+
+
 def latent_frames_for_seconds(seconds: float, block_latent_frames: int) -> int:
     """Return the fewest latent frames, in whole blocks, that play for at least ``seconds``.
 
@@ -26,7 +32,8 @@ def latent_frames_for_seconds(seconds: float, block_latent_frames: int) -> int:
     """
     if not seconds > 0:
         raise UserError(f"seconds must be positive, got {seconds}")
-    frames = max(1, round(seconds * FPS))
+    # Rounded, so that 5.000000001 seconds are still 80 frames.
+    frames = max(1, math.ceil(round(seconds * FPS, 6)))
     latent_frames = 1 + -(-(frames - 1) // TEMPORAL_STRIDE)
     return -(-latent_frames // block_latent_frames) * block_latent_frames
 
@@ -63,10 +70,12 @@ class Geometry:
 
     @property
     def latent_height(self) -> int:
+        """Rows of a latent frame."""
         return self.height_px // SPATIAL_STRIDE
 
     @property
     def latent_width(self) -> int:
+        """Columns of a latent frame."""
         return self.width_px // SPATIAL_STRIDE
 
     @property
@@ -81,6 +90,7 @@ class Geometry:
 
     @property
     def tokens_per_latent_frame(self) -> int:
+        """Tokens of a latent frame, 1560 at 480x832."""
         return self.grid_height * self.grid_width
 
     def block_shape(self, batch: int) -> tuple[int, int, int, int, int]:

@@ -1,9 +1,10 @@
 """Noise levels: the time shift, the steps a block visits, and velocity to clean latents and back.
 
-Rectified flow (arXiv:2209.03003): ``x_t = (1 - sigma) * x0 + sigma * noise``, and the network predicts
-the velocity ``noise - x0``. Its timestep input is ``1000 * sigma``.
+Rectified flow (arXiv:2209.03003): ``x_t = (1 - sigma) * x0 + sigma * noise``, and the network
+predicts the velocity ``noise - x0``. Its timestep input is ``1000 * sigma``.
 """
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,8 +26,8 @@ def shift_sigma(u: Level, shift: float) -> Level:
 
 
 def _as_float32(value: float) -> float:
-    """Round to float32, in which the reference keeps its tables."""
-    return torch.tensor(value, dtype=torch.float32).item()
+    """Round to float32, in which the reference keeps its tables; without a tensor to wait for."""
+    return ctypes.c_float(value).value
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +111,22 @@ def add_noise(x0: Tensor, noise: Tensor, sigma: float | Tensor) -> Tensor:
 
 
 def x0_from_velocity(x: Tensor, velocity: Tensor, sigma: float | Tensor) -> Tensor:
-    """Return ``x - sigma * velocity``, in float64 as the reference does, in x's type."""
+    """Return ``x - sigma * velocity``, in float64 as the reference does, in x's type.
+
+    Args:
+        x: Noisy latents of any shape.
+        velocity: The network's answer, of the same shape.
+        sigma: The level of ``x``, or levels for its leading dimensions (``[B]``, ``[B, F]``).
+    """
     level = _levels(sigma, x, torch.float64)
     return (x.double() - level * velocity.double()).to(x.dtype)
 
 
 def velocity_from_x0(x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
-    """Return ``(x - x0) / sigma``, in float64, in x's type. ``sigma`` must not be 0."""
+    """Return ``(x - x0) / sigma``, in float64, in x's type; shapes as in ``x0_from_velocity``.
+
+    ``sigma`` must not be 0.
+    """
     level = _levels(sigma, x, torch.float64)
     return ((x.double() - x0.double()) / level).to(x.dtype)
 
@@ -124,7 +134,14 @@ def velocity_from_x0(x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
 def euler_step(
     x: Tensor, velocity: Tensor, sigma: float | Tensor, next_sigma: float | Tensor
 ) -> Tensor:
-    """Follow the velocity from one noise level to the next, in float32 at least."""
+    """Follow the velocity from one noise level to the next, in float32 at least, in x's type.
+
+    Args:
+        x: Latents at ``sigma``, of any shape.
+        velocity: The network's answer, of the same shape.
+        sigma: One level, or levels for the leading dimensions (``[B]``, ``[B, F]``).
+        next_sigma: Likewise; below ``sigma`` on the way to clean latents.
+    """
     wide = torch.promote_types(x.dtype, torch.float32)
     change = _levels(next_sigma - sigma, x, wide)
     return (x.to(wide) + change * velocity.to(wide)).to(x.dtype)

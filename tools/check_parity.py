@@ -27,7 +27,8 @@ from longlive.models.dit import DiT
 from longlive.models.layers import timestep_features
 from longlive.models.sizes import DiTConfig
 from longlive.models.text_encoder import UMT5Config, UMT5Encoder, relative_buckets
-from longlive.models.vae import VAEConfig, WanVAE
+from longlive.models.vae import WanVAE
+from longlive.models.vae_networks import VAEConfig
 from longlive.rollout.denoiser import CausalDenoiser, Denoiser
 from longlive.rollout.loop import stream_blocks
 from longlive.rollout.prompts import PromptTimeline
@@ -41,8 +42,8 @@ from longlive.schedule import (
     x0_from_velocity,
 )
 from longlive.weights.loading import load_strict
-from longlive.weights.lora import inject_lora, merge_lora
-from longlive.weights.state_dicts import read_state_dict
+from longlive.weights.lora import adapters_of, inject_lora, merge_lora
+from longlive.weights.state_dicts import read_checkpoint, read_state_dict
 
 
 @dataclass
@@ -348,17 +349,33 @@ def check_scheduler(case: Case) -> None:
 
 
 def check_text_encoder(case: Case) -> None:
-    encoder = UMT5Encoder(UMT5Config.from_official(case.config["t5"]))
-    case.load(encoder)
+    t5 = case.config["t5"]
     ids, mask = case.input("ids"), case.input("mask")
+    config = UMT5Config(
+        vocab=t5["vocab"],
+        width=t5["dim"],
+        attention_width=t5["dim_attn"],
+        ffn_width=t5["dim_ffn"],
+        heads=t5["num_heads"],
+        layers=t5["num_layers"],
+        text_len=ids.shape[1],
+        buckets=t5["num_buckets"],
+    )
+    encoder = UMT5Encoder(config)
+    case.load(encoder)
     first = encoder.blocks[0]
-    parts = {"block0": first, "block0.attn": first.attn, "block0.ffn": first.ffn,
-             "block0.pos_bias": first.pos_embedding, "encoder": encoder.norm}
+    parts = {
+        "block0": first,
+        "block0.attn": first.get_submodule("attn"),
+        "block0.ffn": first.get_submodule("ffn"),
+        "block0.pos_bias": first.get_submodule("pos_embedding"),
+        "encoder": encoder.norm,
+    }
     with outputs_of(parts) as seen:
         case.compare("prompt_embeds", encoder(ids, mask, trim=False))
     for key, value in seen.items():
         case.compare(key, value)
-    case.compare("rel_bucket", relative_buckets(ids.shape[1], case.config["t5"]["num_buckets"]))
+    case.compare("rel_bucket", relative_buckets(ids.shape[1], config.buckets))
     case.compare("prompt_embeds", encoder(ids, mask))
 
 
@@ -367,7 +384,39 @@ def check_vae(case: Case) -> None:
     vae = WanVAE(VAEConfig(base_width=config["dim"]))
     case.load(vae)
     latents, video = case.input("latents"), case.input("video")
-    raise NotImplementedError(latents, video)
+    for frames in config["decode_frames"]:
+        raw = vae.decode_raw(latents[:, :frames])
+        case.compare(f"decode{frames}.raw", raw.transpose(1, 2))
+        case.compare(f"decode{frames}.pixel", raw.clamp(-1, 1))
+    for chunks in config["stream_chunks"]:
+        stream, name = vae.open_stream(), "_".join(map(str, chunks))
+        for index, chunk in enumerate(latents[:, : sum(chunks)].split(chunks, 1)):
+            part = stream.decode_raw(chunk).clamp(-1, 1)
+            case.compare(f"stream_{name}.part{index}", part)
+    total, size = config["chunk_reset"]
+    parts = [vae.decode_raw(chunk).clamp(-1, 1) for chunk in latents[:, :total].split(size, 1)]
+    case.compare(f"chunk_reset_{total}_by_{size}", torch.cat(parts, 1))
+    for frames in config["encode_frames"]:
+        # Our frames are in [0, 1].
+        unit = (video[:, :, :frames].transpose(1, 2) + 1) / 2
+        case.compare(f"encode{frames}", vae.encode(unit))
+    compare_decoder(case, vae, latents[:, :3])
+
+
+def compare_decoder(case: Case, vae: WanVAE, latents: Tensor) -> None:
+    """Compare what the decoder's layers return for each of the first latent frames."""
+    decoder = vae.decoder
+    layers = {"decoder.conv1": decoder.conv1}
+    layers |= {f"decoder.middle.{i}": layer for i, layer in enumerate(decoder.middle)}
+    layers |= {f"decoder.upsamples.{i}": layer for i, layer in enumerate(decoder.upsamples)}
+    stream = vae.open_stream()
+    for index, latent in enumerate(latents.split(1, 1)):
+        with outputs_of(layers) as seen:
+            stream.decode_raw(latent)
+        for key, value in seen.items():
+            case.compare(f"latent_frame{index}.{key}", value)
+    scaled = vae.denormalize(latents).transpose(1, 2)
+    case.compare("latent_frame0.conv2", vae.conv2(scaled))
 
 
 def check_bidirectional(case: Case) -> None:
@@ -392,8 +441,10 @@ def check_bidirectional(case: Case) -> None:
 def check_lora(case: Case) -> None:
     x_BFCHW = case.input("x").transpose(1, 2)
     alpha = float(case.config["alpha"])
-    base, lora = case.weights("model"), case.weights("lora")
-    merged = merge_lora(base, lora, alpha)
+    base = case.weights("model")
+    lora = read_checkpoint(case.folder / case.manifest["weights"]["lora"])
+    adapters = adapters_of(lora, case.manifest["weights"]["lora"])
+    merged = merge_lora(base, adapters, alpha)
     for key, value in merged.items():
         case.compare(f"merged.{key}", value)
     for key, weights in (("base_flow", base), ("merged_flow", merged)):
@@ -402,7 +453,7 @@ def check_lora(case: Case) -> None:
         case.compare(key, causal_call(case, dit, x_BFCHW)[0].transpose(1, 2))
     dit = dit_of(case)
     case.load(dit)
-    inject_lora(dit, lora, alpha)
+    inject_lora(dit, adapters, alpha)
     case.compare("lora_flow", causal_call(case, dit.to(case.dtype), x_BFCHW)[0].transpose(1, 2))
 
 

@@ -5,7 +5,8 @@ positions, the KV cache and the kernel are behind that call, so one transformer 
 student, as bidirectional teacher and in teacher-forced training.
 """
 
-# Shape suffixes: B batch, F latent frames, L tokens of the call, S tokens seen, N heads, D head dim.
+# Shape suffixes: B batch, F latent frames, L tokens of the call, S tokens seen, N heads,
+# D head dim.
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -73,8 +74,8 @@ class MaskedAttention:
 class WindowAttention:
     """One block of a rollout: its keys go into the cache, its queries see the window.
 
-    With absolute positions keys are stored rotated. With window-relative ones they are stored as they
-    are and rotated by their place in the window at every call, because that place changes.
+    With absolute positions keys are stored rotated. With window-relative ones they are stored as
+    they are and rotated by their place in the window at every call, because that place changes.
 
     Attributes:
         cache: Where keys and values are kept.
@@ -101,6 +102,7 @@ class WindowAttention:
         return self.attention(rotate(q_BLND, self.rotation), k_BSND, v_BSND)
 
     def store(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> None:
+        """Write the call's slots of one layer, and read nothing."""
         self._update(layer, k_BLND, v_BLND)
 
     def _update(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,15 @@ class CrossCache:
         self.v_BMND: list[Tensor] = []
 
     def store(self, keys_values: list[tuple[Tensor, Tensor]]) -> None:
-        """Make a prompt's keys and values, one pair per layer, the ones that are read."""
+        """Make a prompt's keys and values the ones that are read.
+
+        Args:
+            keys_values: One pair ``[B, M, N, D]`` per layer; they are copied, so that the next
+                prompt does not overwrite what the caller may keep.
+        """
         if not self.k_BMND or self.k_BMND[0].shape != keys_values[0][0].shape:
-            self.k_BMND = [k for k, _ in keys_values]
-            self.v_BMND = [v for _, v in keys_values]
+            self.k_BMND = [k.clone() for k, _ in keys_values]
+            self.v_BMND = [v.clone() for _, v in keys_values]
             return
         for layer, (k, v) in enumerate(keys_values):
             self.k_BMND[layer].copy_(k)

@@ -1,12 +1,12 @@
 """Keys and values of the video: slots that are allocated once, written in place and never moved.
 
 One slot holds one latent frame of one layer. A pass over a full window reads the buffers as they
-lie, without a copy; so does a pass over a window that is still filling, because the filled slots are
-a prefix. Nothing here looks at a value on the device, so nothing waits for it.
+lie, without a copy; so does a pass over a window that is still filling, because the filled slots
+are a prefix. Nothing here looks at a value on the device, so nothing waits for it.
 
-With gradients enabled the new keys must stay in the graph while the buffer keeps plain values: then
-the queries read an out-of-place copy, and what is stored is detached. Gradients therefore end at the
-call that computed them.
+With gradients enabled the new keys must stay in the graph while the buffer keeps plain values:
+then the queries read an out-of-place copy, and what is stored is detached. Gradients therefore end
+at the call that computed them.
 """
 
 # Shape suffixes: B batch, F latent frames, P tokens per latent frame, L tokens of the call (F * P),
@@ -52,6 +52,7 @@ class KVCache:
 
     @property
     def slots(self) -> int:
+        """Latent frames the cache has room for."""
         return self.k.shape[2]
 
     def update(
@@ -61,8 +62,8 @@ class KVCache:
 
         Args:
             layer: Index of the layer.
-            k_BLND: New keys, whole latent frames.
-            v_BLND: New values.
+            k_BLND: New keys ``[B, L, N, D]``, whole latent frames.
+            v_BLND: New values, same shape.
             write_slots_F: int64 slots on the cache's device, one per latent frame.
             read: Slots to return.
 

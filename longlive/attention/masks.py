@@ -1,7 +1,7 @@
 """Masks for passes over many blocks at once: who may see whom, by latent frame.
 
-Inference never needs one, because the cache holds only what a block may see. Training runs all blocks
-of a clip in one pass and needs the same visibility as a mask.
+Inference never needs one, because the cache holds only what a block may see. Training runs all
+blocks of a clip in one pass and needs the same visibility as a mask.
 """
 
 # Shape suffixes: Q tokens that ask, K tokens that are seen.
@@ -19,8 +19,8 @@ class BlockCausal:
     """Visibility of a clip that is denoised block by block.
 
     With ``teacher_forcing`` the sequence is the clean clip followed by the noisy one
-    (``[clean | noisy]``, twice the tokens): a clean block sees the clean blocks up to its own, a noisy
-    block sees the clean blocks before it and itself, both within the window.
+    (``[clean | noisy]``, twice the tokens): a clean block sees the clean blocks up to its own, a
+    noisy block sees the clean blocks before it and itself, both within the window.
 
     Attributes:
         latent_frames: Latent frames of the clip.
@@ -38,6 +38,7 @@ class BlockCausal:
 
     @property
     def sequence_latent_frames(self) -> int:
+        """Latent frames of one pass, the clip counted twice with ``teacher_forcing``."""
         return self.latent_frames * (2 if self.teacher_forcing else 1)
 
     def sees(self, query: Tensor, key: Tensor) -> Tensor:

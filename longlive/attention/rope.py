@@ -1,7 +1,8 @@
 """3-D rotary positions (RoFormer, arXiv:2104.09864), split over time, rows and columns.
 
-A head of width D holds D / 2 pairs of neighbouring elements. Of these c = D / 2 pairs,
-``c - 2 * (c // 3)`` turn with the latent frame, ``c // 3`` with the row and ``c // 3`` with the column.
+A head of width D holds D / 2 pairs of neighboring elements. Of these c = D / 2 pairs,
+``c - 2 * (c // 3)`` turn with the latent frame, ``c // 3`` with the row and ``c // 3`` with the
+column.
 Angles are computed in float64 from the positions of the call, so there is no table to outgrow, no
 buffer for a dtype cast to spoil, and the positions can be a tensor on the device.
 """

@@ -1,10 +1,10 @@
 """Which slots of the KV cache a call writes and reads; integers only.
 
-The window of a query is the first ``sink`` latent frames and the most recent ones. Sink frames sit in
-the first slots for ever (attention sinks, arXiv:2309.17453); the others form a ring. Attention does
-not care in which order it sees keys, so nothing in the ring ever moves: where the reference shifts the
-whole cache by the evicted frames, here the ring's head advances by as many slots and the new frames
-overwrite the old ones.
+The window of a query is the first ``sink`` latent frames and the most recent ones. Sink frames sit
+in the first slots for ever (attention sinks, arXiv:2309.17453); the others form a ring. Attention
+does not care in which order it sees keys, so nothing in the ring ever moves: where the reference
+shifts the whole cache by the evicted frames, here the ring's head advances by as many slots and the
+new frames overwrite the old ones.
 
 Two numberings of the slots therefore exist. The *physical* slot is where a frame's keys lie. The
 *logical* slot is where the reference would have shifted them to: sink first, then oldest to newest.

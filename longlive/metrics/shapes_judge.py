@@ -79,7 +79,7 @@ def read_span(
     """As ``read_clip``, from frames that have been read already."""
     end = len(readings) if end is None else end
     settled = start + (SETTLE_FRAMES if is_after_switch else 0)
-    if not 0 <= start < settled + 1 <= end <= len(readings):
+    if start < 0 or not settled < end <= len(readings):
         raise UserError(
             f"frames {start} to {end} of {len(readings)} leave nothing to judge: "
             "hold a prompt for at least 4 seconds"
@@ -134,6 +134,9 @@ def judge_timeline(
 
     Returns:
         One score a prompt.
+
+    Raises:
+        UserError: If a prompt is not held long enough to leave anything to judge.
     """
     readings = read_frames(frames_TCHW)
     ends = [start for start, _ in timeline[1:]] + [len(readings)]

@@ -115,8 +115,8 @@ def _centre(alpha_NHW: Tensor) -> Tensor:
     means = []
     for profile in (alpha_NHW.sum(1), alpha_NHW.sum(2)):
         angle_W = 2 * math.pi * position_W
-        rough = torch.atan2(profile @ torch.sin(angle_W), profile @ torch.cos(angle_W))
-        rough = rough / (2 * math.pi)
+        sine, cosine = (profile * f(angle_W) for f in (torch.sin, torch.cos))
+        rough = torch.atan2(sine.sum(1), cosine.sum(1)) / (2 * math.pi)
         away = position_W - rough[:, None]
         away = away - away.round()
         means.append(rough + (away * profile).sum(1) / profile.sum(1))

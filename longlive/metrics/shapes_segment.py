@@ -91,7 +91,9 @@ def segment(frames_NCHW: Tensor) -> Segments:
 
     line_N3 = colour_N3 - background_N3
     length_N = line_N3.square().sum(1)
-    alpha_NHW = torch.einsum("nchw,nc->nhw", delta_NCHW, line_N3 / length_N[:, None])
+    # Sums of products, not matrix products: autocast and TF32 would round those.
+    onto_line_N3 = line_N3 / length_N[:, None]
+    alpha_NHW = (delta_NCHW * onto_line_N3[:, :, None, None]).sum(1)
     # Noise must be able to cancel on both sides, or areas grow with it.
     alpha_NHW = alpha_NHW.clamp_(-0.2, 1.2)
     off_line_NHW = (delta_NCHW - alpha_NHW[:, None] * line_N3[:, :, None, None]).square().sum(1)
@@ -110,6 +112,7 @@ def segment(frames_NCHW: Tensor) -> Segments:
     )
 
 
+@torch.no_grad()
 def background_pixels(frames_TCHW: Tensor) -> Tensor:
     """Where each frame shows no part of the object, nor its soft edge: ``[T, H, W]``, bool."""
     check_frames(frames_TCHW)

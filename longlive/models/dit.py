@@ -1,12 +1,12 @@
 """The diffusion transformer: one class for the causal student and the bidirectional teacher.
 
-Which of the two it is depends on the ``attend`` it is called with (:mod:`longlive.attention.core`); the
-weights have the same names and shapes. Names follow the published checkpoints. Architecture: Wan
-(arXiv:2503.20314), a DiT (arXiv:2212.09748) with cross-attention to the text.
+Which of the two it is depends on the ``attend`` it is called with (:mod:`longlive.attention.core`);
+the weights have the same names and shapes. Names follow the published checkpoints. Architecture:
+Wan (arXiv:2503.20314), a DiT (arXiv:2212.09748) with cross-attention to the text.
 """
 
-# Shape suffixes: B batch, F latent frames, C channels, H W latent rows and columns, L tokens, M tokens
-# of the prompt, E width, N heads, D head dim.
+# Shape suffixes: B batch, F latent frames, C channels, H W latent rows and columns, L tokens,
+# M tokens of the prompt, E width, N heads, D head dim.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,8 +42,9 @@ class TeacherForcingOptions:
         window: Latent frames a query can see; None for all.
         sink: First latent frames that every later block sees.
         shift: Time shift of the drawn noise levels.
-        history_noise: The clean history is noised with a level drawn from [0, this] and still called
-            clean, so that the student forgives its own small errors (arXiv:2408.14837, section 3.2.1).
+        history_noise: The clean history is noised with a level drawn from [0, this] and still
+            called clean, so that the student forgives its own small errors (arXiv:2408.14837,
+            section 3.2.1).
     """
 
     block: int = 3
@@ -119,7 +120,7 @@ class DiT(pl.LightningModule):
             yield layer
 
     def reset_parameters(self) -> None:
-        """Initialise for training from scratch: small weights, and a head that predicts nothing."""
+        """Initialize for training from scratch: small weights, and a head that predicts nothing."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -144,7 +145,8 @@ class DiT(pl.LightningModule):
 
         Args:
             x_BFCHW: Noisy latents.
-            timestep_BF: 1000 sigma per latent frame; ``[B, 1]`` or ``[1, 1]`` if all frames share one.
+            timestep_BF: 1000 sigma per latent frame; ``[B, 1]`` or ``[1, 1]`` if all frames share
+                one.
             text: Keys and values of the prompt, see :meth:`text_keys_values`.
             attend: Self-attention of this call.
             keys_only: Only leave keys and values behind; the output is None.

@@ -1,7 +1,7 @@
 """Pieces of the diffusion transformer: norms, modulation and the two attentions."""
 
-# Shape suffixes: B batch, F latent frames (or 1, for a timestep all share), L tokens, S tokens seen,
-# M tokens of the prompt, E width, N heads, D head dim.
+# Shape suffixes: B batch, F latent frames (or 1, for a timestep all share), P tokens per latent
+# frame, L tokens, S tokens seen, M tokens of the prompt, E width, N heads, D head dim.
 
 import math
 
@@ -26,6 +26,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Norm the last dimension, ``[..., E]`` to ``[..., E]``, in x's type."""
         normed = F.rms_norm(x, (x.shape[-1],), None, self.eps).to(x.dtype)
         return (normed * self.weight).to(x.dtype)
 
@@ -68,9 +69,11 @@ class Projections(nn.Module):
         self.norm_k = RMSNorm(width, eps)
 
     def queries(self, x_BLE: Tensor) -> Tensor:
+        """Normed queries ``[B, L, N, D]``."""
         return self.norm_q(self.q(x_BLE)).unflatten(-1, (self.heads, -1))
 
     def keys_values(self, x_BSE: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed keys and plain values, ``[B, S, N, D]`` each."""
         k_BSND = self.norm_k(self.k(x_BSE)).unflatten(-1, (self.heads, -1))
         return k_BSND, self.v(x_BSE).unflatten(-1, (self.heads, -1))
 
@@ -79,6 +82,7 @@ class SelfAttention(Projections):
     """Video tokens attend to video tokens; how is the business of ``attend``."""
 
     def forward(self, x_BLE: Tensor, attend: Attend, layer: int) -> Tensor:
+        """Return what the tokens gather from each other, ``[B, L, E]``."""
         q_BLND = self.queries(x_BLE)
         return self.o(attend(layer, q_BLND, *self.keys_values(x_BLE)).flatten(2))
 
@@ -87,11 +91,12 @@ class CrossAttention(Projections):
     """Video tokens attend to every text position, the padding included, as in the reference."""
 
     def forward(self, x_BLE: Tensor, k_BMND: Tensor, v_BMND: Tensor) -> Tensor:
+        """Return what the tokens gather from the prompt, ``[B, L, E]``."""
         return self.o(sdpa_attention(self.queries(x_BLE), k_BMND, v_BMND).flatten(2))
 
 
 class DiTLayer(nn.Module):
-    """One transformer layer: self-attention and feed-forward are modulated, cross-attention is not."""
+    """One transformer layer; self-attention and feed-forward are modulated, cross-attention not."""
 
     def __init__(self, width: int, ffn_width: int, heads: int, eps: float) -> None:
         super().__init__()
@@ -143,5 +148,6 @@ class Head(nn.Module):
         self.head = nn.Linear(width, out_features)
 
     def forward(self, x_BLE: Tensor, embedding_BFE: Tensor) -> Tensor:
+        """Return ``[B, L, out_features]``; ``embedding_BFE`` is the timestep's, F may be 1."""
         shift, scale = (self.modulation.unsqueeze(0) + embedding_BFE.unsqueeze(2)).chunk(2, dim=2)
         return self.head(modulate(self.norm(x_BLE), shift, scale))

@@ -45,6 +45,7 @@ class DiTConfig:
 
     @property
     def head_dim(self) -> int:
+        """Width of a head."""
         return self.width // self.heads
 
     @classmethod

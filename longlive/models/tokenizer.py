@@ -198,3 +198,17 @@ def build_word_tokenizer(words: Iterable[str]) -> Tokenizer:
         single=f"$A {EOS_TOKEN}", special_tokens=[(EOS_TOKEN, EOS_ID)]
     )
     return tokenizer
+
+
+def build_byte_tokenizer() -> Tokenizer:
+    """Make a tokenizer that needs no file: one token for each byte.
+
+    It stands in for the real one where the weights are synthetic and no word means anything.
+    """
+    special = [PAD_TOKEN, EOS_TOKEN, UNKNOWN_TOKEN]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ids = {token: index for index, token in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(ids, [], unk_token=UNKNOWN_TOKEN))
+    tokenizer.add_special_tokens(special)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer

@@ -8,6 +8,7 @@ from torch import Tensor
 from longlive.data.shapes_data import ClipBatch
 from longlive.models.dit import DiT, TeacherForcingOptions
 from longlive.models.reconstruction import adamw_with_schedule
+from longlive.models.sizes import DiTConfig
 from longlive.models.text_encoder import UMT5Encoder, text_encoder_config
 from longlive.models.tokenizer import EOS_ID, PAD_ID
 
@@ -16,7 +17,7 @@ class TextToVideoPretraining(pl.LightningModule):
     """Teacher-forced flow matching of a causal transformer under prompts.
 
     Args:
-        size: Named size of the transformer.
+        size: Named size of the transformer, or its configuration.
         text_encoder: Named size of the text encoder.
         teacher_forcing: How clips are cut and noised.
         unprompted_share: How often the prompt is left out, for classifier-free guidance
@@ -30,7 +31,7 @@ class TextToVideoPretraining(pl.LightningModule):
 
     def __init__(
         self,
-        size: str = "tiny",
+        size: str | DiTConfig = "tiny",
         text_encoder: str = "tiny",
         teacher_forcing: TeacherForcingOptions | None = None,
         unprompted_share: float = 0.1,

@@ -16,7 +16,7 @@ from longlive.rollout.state import StepInputs
 
 
 class Denoiser(Protocol):
-    """One network call. Optimisations wrap it; the loop cannot tell."""
+    """One network call. Optimizations wrap it; the loop cannot tell."""
 
     def __call__(self, x_BFCHW: Tensor, inputs: StepInputs) -> Tensor | None:
         """Velocity of ``x_BFCHW``, or None where only the keys it leaves behind are wanted."""
@@ -68,8 +68,8 @@ class CausalDenoiser:
 class GuidedDenoiser:
     """Classifier-free guidance (arXiv:2207.12598): ``without + scale * (with - without)``.
 
-    The two halves of the batch share the latents; the cross-attention cache holds the prompts in the
-    first half and the negative prompt in the second.
+    The two halves of the batch share the latents; the cross-attention cache holds the prompts in
+    the first half and the negative prompt in the second.
 
     Args:
         denoiser: Called with twice the batch.

@@ -1,8 +1,8 @@
 """The plug: callbacks with hooks inside a rollout.
 
-A callback that changes something overrides a ``configure_*`` hook and returns the changed thing; one
-that watches overrides ``on_*`` hooks and changes nothing. Hooks run on the host, outside compiled and
-captured regions, and must not make it wait for the device.
+A callback that changes something overrides a ``configure_*`` hook and returns the changed thing;
+one that watches overrides ``on_*`` hooks and changes nothing. Hooks run on the host, outside
+compiled and captured regions, and must not make it wait for the device.
 """
 
 # Shape suffixes: B batch, F latent frames, T frames, C channels, H W rows and columns.
@@ -30,7 +30,7 @@ class WrapOrder(IntEnum):
 
 
 class RolloutCallback(pl.Callback):
-    """A Lightning callback with hooks inside a rollout. Every hook does nothing until overridden."""
+    """A Lightning callback with hooks inside a rollout; each does nothing until overridden."""
 
     wrap_order: ClassVar[WrapOrder] = WrapOrder.KERNELS
 
@@ -146,7 +146,7 @@ class CallbackHooks:
         trainer: None outside Lightning.
 
     Raises:
-        UserError: If the same optimisation is listed twice; it would be applied twice.
+        UserError: If the same optimization is listed twice; it would be applied twice.
     """
 
     def __init__(
@@ -165,20 +165,28 @@ class CallbackHooks:
             raise UserError(f"{twice.__name__} is configured twice: name its overlay once")
 
     def call(self, hook: str, state: RolloutState, *args: Any) -> None:
+        """Call ``hook`` of every rollout callback, in order."""
         for callback in self.callbacks:
             getattr(callback, hook)(self.trainer, self.pl_module, state, *args)
 
     def configure_rollout(self, spec: RolloutSpec) -> RolloutSpec:
+        """Let every callback change the spec.
+
+        Raises:
+            UserError: If the changed spec cannot work.
+        """
         for callback in self.callbacks:
             spec = callback.configure_rollout(self.trainer, self.pl_module, spec)
         return spec.check()
 
     def configure_denoiser(self, denoiser: Denoiser) -> Denoiser:
+        """Let every callback wrap the denoiser, the first in order innermost."""
         for callback in self.callbacks:
             denoiser = callback.configure_denoiser(self.trainer, self.pl_module, denoiser)
         return denoiser
 
     def configure_decoder(self, decoder: StreamingDecoder) -> StreamingDecoder:
+        """Let every callback wrap the decoder, the first in order innermost."""
         for callback in self.callbacks:
             decoder = callback.configure_decoder(self.trainer, self.pl_module, decoder)
         return decoder

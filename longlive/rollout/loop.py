@@ -2,7 +2,7 @@
 
 # Shape suffixes: B batch, F latent frames, C channels, H W latent rows and columns.
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from itertools import count
 
 import torch
@@ -26,7 +26,7 @@ def stream_blocks(
     prompts: PromptCursor,
     text_of: TextKeysValuesOf,
     hooks: RolloutHooks,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Denoise block after block and yield each block's clean latents.
 
     A block is yielded before its context update, so that a viewer need not wait for it; the update
@@ -109,13 +109,13 @@ def switch_prompt(
 def recache(state: RolloutState, denoiser: Denoiser) -> None:
     """Rebuild the window's keys and values under the active prompt.
 
-    Without this the old prompt stays in the stored keys and the new one fades in over a whole window
-    instead of switching (KV recache, arXiv:2509.22622). One denoiser call over all latent frames of
-    the window, without a mask: they see each other in both directions, as in the reference, which
-    builds a mask for this call and never uses it. No noise is drawn.
+    Without this the old prompt stays in the stored keys and the new one fades in over a whole
+    window instead of switching (KV recache, arXiv:2509.22622). One denoiser call over all latent
+    frames of the window, without a mask: they see each other in both directions, as in the
+    reference, which builds a mask for this call and never uses it. No noise is drawn.
 
-    A protected sink drops the first frames of the call, and nothing else sees them; they are left out
-    unless ``spec.recaches_unread``.
+    A protected sink drops the first frames of the call, and nothing else sees them; they are left
+    out unless ``spec.recaches_unread``.
     """
     known = state.block_start
     frames = known if state.spec.window_latent_frames is None else min(state.spec.slots, known)

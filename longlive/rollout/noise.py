@@ -20,8 +20,8 @@ class NoiseSource(Protocol):
 class SeededNoise:
     """Noise that depends on the seed, the block and the step, and on nothing else.
 
-    The first blocks of a long rollout therefore equal the short one, and a video is the same whatever
-    was made before it. It is drawn on the CPU, so that it is the same on every device.
+    The first blocks of a long rollout therefore equal the short one, and a video is the same
+    whatever was made before it. It is drawn on the CPU, so that it is the same on every device.
 
     Args:
         seed: The video's seed.
@@ -39,6 +39,7 @@ class SeededNoise:
         self.device = device
 
     def draw(self, block_index: int, step_index: int) -> Tensor:
+        """Noise of the given shape; the same for the same two numbers, in whatever order."""
         key = f"{self.seed}/{block_index}/{step_index}".encode()
         seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little", signed=True)
         generator = torch.Generator().manual_seed(seed)

@@ -31,17 +31,18 @@ class RolloutSpec:
         geometry: Size of the video and of a block.
         schedule: Noise levels a block visits.
         latent_frames: Length, in whole blocks; None goes on until stopped.
-        window_latent_frames: Latent frames a query can see, sink and own block included; None for all.
+        window_latent_frames: Latent frames a query can see, sink and own block included; None for
+            all.
         sink_latent_frames: First latent frames that are never evicted.
         positions: ``relative`` lifts the length limit of ``absolute``.
-        keeps_sink: Whether the sink keeps the keys of the first prompt at a prompt switch. While the
-            window is not yet full it is rebuilt all the same, as in the reference.
+        keeps_sink: Whether the sink keeps the keys of the first prompt at a prompt switch. While
+            the window is not yet full it is rebuilt all the same, as in the reference.
         sampler: How a block goes from one noise level to the next.
         guidance: Classifier-free guidance (arXiv:2207.12598); 1 switches it off.
         context_sigma: Noise level the network is told in the context update and the recache.
         batch: Videos denoised side by side.
-        recaches_unread: Whether a recache also runs the frames whose keys a protected sink drops, as
-            the reference does. Nothing reads them, so leaving them out changes no number.
+        recaches_unread: Whether a recache also runs the frames whose keys a protected sink drops,
+            as the reference does. Nothing reads them, so leaving them out changes no number.
     """
 
     geometry: Geometry
@@ -92,11 +93,11 @@ class RolloutSpec:
                 f"{frames} latent frames are not whole blocks of {block}: set latent_frames to "
                 f"{max(block, -(-frames // block) * block)}"
             )
-        too_long = frames is None or frames >= MAX_ABSOLUTE_LATENT_FRAMES
+        too_long = frames is None or frames > MAX_ABSOLUTE_LATENT_FRAMES
         if self.positions == "absolute" and too_long:
             length = "a rollout without an end" if frames is None else f"{frames} latent frames"
             raise UserError(
-                f"absolute positions end at {MAX_ABSOLUTE_LATENT_FRAMES - 1} latent frames and "
+                f"absolute positions end at {MAX_ABSOLUTE_LATENT_FRAMES} latent frames and "
                 f"{length} was asked for: set positions to relative"
             )
         return self
@@ -106,7 +107,7 @@ class RolloutSpec:
 class StepInputs:
     """What one denoiser call needs besides the latents; the prompt is in the cross-attention cache.
 
-    Whatever changes from block to block is a tensor on the device: a compiled call specialises on
+    Whatever changes from block to block is a tensor on the device: a compiled call specializes on
     Python numbers and would be rebuilt, and a captured graph would replay the old ones. The numbers
     that are left (how many slots are read, which rows are dropped) change only while the window
     fills and at a recache.

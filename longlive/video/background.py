@@ -84,12 +84,15 @@ class BackgroundWorker(Generic[Item]):
             raise self._error
 
     def _run(self) -> None:
+        # Nobody sees the exception before ``at_end`` has had the chance to replace it.
+        ending: BaseException | None = None
         try:
             while not isinstance(item := self._queue.get(), _End):
                 self._work(item)
         except BaseException as error:
-            self._error = error
+            ending = error
         try:
-            self._at_end(self._error)
+            self._at_end(ending)
         except BaseException as error:
-            self._error = error
+            ending = error
+        self._error = ending

@@ -1,7 +1,7 @@
 """One attention call, several kernels behind it.
 
-Every backend is a function ``(q_BLND, k_BSND, v_BSND) -> out_BLND``: softmax(q k^T / sqrt(D)) v, without
-a mask. ``auto`` takes the fastest that works on the device and says which one it took.
+Every backend is a function ``(q_BLND, k_BSND, v_BSND) -> out_BLND``: softmax(q k^T / sqrt(D)) v,
+without a mask. ``auto`` takes the fastest that works on the device and says which one it took.
 """
 
 import logging
@@ -65,7 +65,7 @@ def missing_reason(name: str, device: torch.device) -> str | None:
         import_module(f"{__name__}.{backend.module}").load()
     # A kernel package that is half installed fails in its own ways.
     except (ImportError, RuntimeError, OSError) as error:
-        return f"not installed ({error}): {backend.install}"
+        return f"not installed ({' '.join(str(error).split())}): {backend.install}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""FlashAttention 4: pure wheels, just-in-time compiled; the fastest bf16 self-attention on Hopper."""
+"""FlashAttention 4: pure wheels, compiled just in time; the fastest bf16 attention on Hopper."""
 
 from collections.abc import Callable
 

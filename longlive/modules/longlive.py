@@ -1,0 +1,270 @@
+"""The text-to-video model: prompts in, a stream of frames out."""
+
+# Shape suffixes: B batch, M tokens of the prompt, E text width, N heads, D head dim.
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from longlive.attention.backends import BackendName, resolve_attention
+from longlive.attention.rope import RopeKind
+from longlive.data.prompts import PromptScript
+from longlive.errors import UserError
+from longlive.geometry import FPS, Geometry, frames_of, latent_frames_for_seconds
+from longlive.models.dit import stack_text
+from longlive.modules.components import Components, DecoderName, LoraMode, build_components
+from longlive.rollout.denoiser import CausalDenoiser, Denoiser, GuidedDenoiser
+from longlive.rollout.hooks import CallbackHooks
+from longlive.rollout.job import RolloutJob
+from longlive.rollout.noise import SeededNoise
+from longlive.rollout.prompts import PromptTimeline
+from longlive.rollout.state import RolloutSpec, RolloutState, SamplerName
+from longlive.rollout.stream import RolloutStream
+from longlive.schedule import DenoisingSchedule
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutReport:
+    """What ``predict_step`` returns for one video; the frames left through the hooks.
+
+    Attributes:
+        index: Place among the videos of the run.
+        frames: Frames made.
+        seconds: Wall-clock time they took, decoding included.
+    """
+
+    index: int
+    frames: int
+    seconds: float
+
+
+class LongLive(pl.LightningModule):
+    """Causal, few-step video diffusion with a KV cache (LongLive, arXiv:2509.22622).
+
+    Weights are not loaded when it is built but when it is given a device: by the Trainer, or by
+    :meth:`prepare`.
+
+    Args:
+        weights: ``embedded``, ``synthetic``, or a folder of weights, see
+            :func:`longlive.modules.components.build_components`.
+        size: Size of the transformer; the embedded model knows its own.
+        height_px: Rows of a frame.
+        width_px: Columns of a frame.
+        seconds: Length of a video; rounded up to whole blocks.
+        latent_frames: The same in latent frames, whole blocks; exactly one of the two.
+        denoising_steps: Steps in [1, 1000] that a distilled model was trained with, or the number
+            of equal steps for an undistilled one.
+        shift: Time shift of the noise levels.
+        sampler: ``renoise`` for a distilled model, ``euler`` for an undistilled one.
+        guidance: Classifier-free guidance; 1 switches it off.
+        negative_prompt: What guidance steers away from.
+        block_latent_frames: Latent frames denoised together.
+        window_latent_frames: Latent frames a query can see; None for all.
+        sink_latent_frames: First latent frames that are never evicted.
+        positions: ``relative`` lifts the length limit of ``absolute``.
+        keeps_sink: Whether the sink keeps the first prompt at a prompt switch.
+        attention: Backend of the self-attention.
+        decoder: The VAE's decoder, or the tiny one.
+        lora: Merge the published adapters, or run them beside the weights as the reference does.
+        dtype: Type of the weights; ``auto`` is bfloat16 on a GPU and float32 on a CPU.
+    """
+
+    def __init__(
+        self,
+        weights: str = "embedded",
+        size: Literal["tiny", "wan-1.3b", "wan-14b"] = "wan-1.3b",
+        height_px: int = 480,
+        width_px: int = 832,
+        seconds: float | None = None,
+        latent_frames: int | None = None,
+        denoising_steps: list[int] | int = (1000, 750, 500, 250),  # type: ignore[assignment]
+        shift: float = 5.0,
+        sampler: SamplerName = "renoise",
+        guidance: float = 1.0,
+        negative_prompt: str = "",
+        block_latent_frames: int = 3,
+        window_latent_frames: int | None = 12,
+        sink_latent_frames: int = 3,
+        positions: RopeKind = "absolute",
+        keeps_sink: bool = True,
+        attention: BackendName = "auto",
+        decoder: DecoderName = "wan",
+        lora: LoraMode = "merged",
+        dtype: Literal["auto", "bfloat16", "float32"] = "auto",
+    ) -> None:
+        super().__init__()
+        if (seconds is None) == (latent_frames is None):
+            raise UserError("give the length of a video once: as seconds or as latent_frames")
+        if seconds is not None:
+            latent_frames = latent_frames_for_seconds(seconds, block_latent_frames)
+        self.weights = weights
+        self.size = size
+        self.height_px, self.width_px = height_px, width_px
+        self.shift = shift
+        self.negative_prompt = negative_prompt
+        self.block_latent_frames = block_latent_frames
+        self.attention: BackendName = attention
+        self.decoder: DecoderName = decoder
+        self.lora: LoraMode = lora
+        self.dtype_name = dtype
+        self.job: RolloutJob | None = None
+        self.parts: Components | None = None
+        schedule = (
+            DenoisingSchedule.uniform(denoising_steps, shift=shift)
+            if isinstance(denoising_steps, int)
+            else DenoisingSchedule.from_steps(denoising_steps, shift=shift)
+        )
+        # Whatever cannot work is refused before any weight is read. The patch of the embedded
+        # model is not known yet; one position is the finest there is.
+        self.spec = RolloutSpec(
+            geometry=Geometry(
+                height_px, width_px, patch=1, block_latent_frames=block_latent_frames
+            ),
+            schedule=schedule,
+            latent_frames=latent_frames,
+            window_latent_frames=window_latent_frames,
+            sink_latent_frames=sink_latent_frames,
+            positions=positions,
+            keeps_sink=keeps_sink,
+            sampler=sampler,
+            guidance=guidance,
+        ).check()
+
+    def configure_model(self) -> None:
+        """Load the weights onto the trainer's device."""
+        self.prepare(self.trainer.strategy.root_device)
+
+    def prepare(self, device: torch.device | str | None = None) -> "LongLive":
+        """Load the weights, once.
+
+        Args:
+            device: Where to; a GPU if there is one by default.
+
+        Raises:
+            UserError: If weights are missing, damaged or of another size.
+        """
+        if self.parts is not None:
+            return self
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(default if device is None else device)
+        auto = "bfloat16" if device.type == "cuda" else "float32"
+        self.parts = build_components(
+            self.weights,
+            size=self.size,
+            decoder=self.decoder,
+            lora=self.lora,
+            device=device,
+            dtype=DTYPES[auto if self.dtype_name == "auto" else self.dtype_name],
+        )
+        # Registered, so that optimisations find the layers and the trainer moves them.
+        self.dit = self.parts.dit
+        self.text_encoder = self.parts.text_encoder
+        self.vae = self.parts.decoder
+        log.info("weights: %s (%s)", self.parts.kind, self.parts.source)
+        if self.parts.kind == "synthetic":
+            log.warning("synthetic weights: the video shows noise and says nothing about quality")
+        return self
+
+    def stream(
+        self,
+        prompts: PromptTimeline | str,
+        *,
+        seed: int = 0,
+        index: int = 0,
+        latent_frames: int | None = -1,
+        callbacks: Iterable[pl.Callback] = (),
+    ) -> RolloutStream:
+        """Start a video; iterate over the result for its blocks.
+
+        Args:
+            prompts: What it shows, and when.
+            seed: Of its noise.
+            index: Place among the videos of a run, for file names.
+            latent_frames: Its length; None goes on until stopped, -1 is the configured one.
+            callbacks: Optimisations and observers.
+
+        Raises:
+            UserError: If the settings cannot work.
+        """
+        self.prepare()
+        parts = cast(Components, self.parts)
+        self.job = RolloutJob(index, seed, parts.kind, parts.source)
+        trainer = self._trainer
+        hooks = CallbackHooks(callbacks, self, trainer)
+        spec = hooks.configure_rollout(self._spec_for(parts, latent_frames))
+        device = next(parts.dit.parameters()).device
+        dtype = parts.dit.dtype_of_weights
+        state = RolloutState.allocate(spec, parts.dit.config, dtype, device)
+        denoiser: Denoiser = CausalDenoiser(
+            parts.dit,
+            state.cache,
+            state.cross_cache,
+            spec.geometry,
+            resolve_attention(self.attention, device, dtype),
+        )
+        denoiser = hooks.configure_denoiser(denoiser)
+        if spec.guidance != 1:
+            denoiser = GuidedDenoiser(denoiser, spec.guidance)
+        if isinstance(prompts, str):
+            prompts = PromptTimeline.single(prompts)
+        return RolloutStream(
+            state=state,
+            denoiser=denoiser,
+            decoder=hooks.configure_decoder(parts.decoder.open_stream()),
+            noise=SeededNoise(seed, spec.geometry.block_shape(spec.batch), dtype, device),
+            prompts=prompts.start(),
+            text_of=lambda prompt: self._text_keys_values(prompt, guided=spec.guidance != 1),
+            hooks=hooks,
+        )
+
+    def predict_step(self, batch: PromptScript, batch_idx: int = 0) -> RolloutReport:
+        """Make one video; its frames leave through ``on_frames_ready``."""
+        started = time.perf_counter()
+        latent_frames = self.spec.latent_frames
+        if latent_frames is None:
+            raise UserError("a video made by predict needs a length: set seconds")
+        timeline = batch.timeline(latent_frames, self.block_latent_frames)
+        callbacks = cast(list[pl.Callback], getattr(self.trainer, "callbacks", []))
+        stream = self.stream(timeline, seed=batch.seed, index=batch.index, callbacks=callbacks)
+        frames = sum(block.frames.shape[1] for block in stream)
+        assert frames == frames_of(latent_frames)
+        seconds = time.perf_counter() - started
+        log.info("video %d: %.1f s of video in %.1f s", batch.index, frames / FPS, seconds)
+        return RolloutReport(batch.index, frames, seconds)
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        """Text embeddings ``[B, M, E]``, zero past each prompt's end. An empty prompt is none."""
+        parts = cast(Components, self.prepare().parts)
+        device = next(parts.text_encoder.parameters()).device
+        tokens = parts.tokenizer(prompts, allow_empty=True)
+        embeddings: Tensor = parts.text_encoder(tokens.ids.to(device), tokens.mask.to(device))
+        return embeddings
+
+    def _text_keys_values(self, prompt: str, *, guided: bool) -> list[tuple[Tensor, Tensor]]:
+        dit = cast(Components, self.parts).dit
+        prompted = dit.text_keys_values(self.encode([prompt]))
+        if not guided:
+            return prompted
+        return stack_text([prompted, dit.text_keys_values(self.encode([self.negative_prompt]))])
+
+    def _spec_for(self, parts: Components, latent_frames: int | None) -> RolloutSpec:
+        config = parts.dit.config
+        geometry = Geometry(
+            self.height_px,
+            self.width_px,
+            config.latent_channels,
+            config.patch,
+            self.block_latent_frames,
+        )
+        length = self.spec.latent_frames if latent_frames == -1 else latent_frames
+        return replace(self.spec, geometry=geometry, latent_frames=length)

@@ -1,0 +1,96 @@
+"""A running video: blocks of latents and frames, and a prompt that may change meanwhile."""
+
+# Shape suffixes: B batch, F latent frames, T frames, C channels, H W rows and columns.
+
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from longlive.rollout.decode import StreamingDecoder
+from longlive.rollout.denoiser import Denoiser
+from longlive.rollout.hooks import RolloutHooks
+from longlive.rollout.loop import TextKeysValuesOf, stream_blocks
+from longlive.rollout.noise import NoiseSource
+from longlive.rollout.prompts import PromptCursor
+from longlive.rollout.state import RolloutState
+
+
+class Block(NamedTuple):
+    """One block of a video.
+
+    Attributes:
+        index: Its place in the video.
+        latents: Clean latents ``[B, F, C, H, W]``.
+        frames: Frames ``[B, T, 3, H, W]`` in [0, 1].
+    """
+
+    index: int
+    latents: Tensor
+    frames: Tensor
+
+
+class RolloutStream:
+    """Iterate over it for blocks; change the prompt or stop it from any thread.
+
+    Everything runs without gradients, in whichever thread iterates. Frames are yielded before the
+    block's context update, which runs when the next block is asked for.
+
+    Args:
+        state: A freshly allocated rollout.
+        denoiser: The network call.
+        decoder: Latents to frames.
+        noise: Noise per block and step.
+        prompts: Which prompt becomes active when.
+        text_of: Encodes a prompt.
+        hooks: Who is told.
+    """
+
+    def __init__(
+        self,
+        state: RolloutState,
+        denoiser: Denoiser,
+        decoder: StreamingDecoder,
+        noise: NoiseSource,
+        prompts: PromptCursor,
+        text_of: TextKeysValuesOf,
+        hooks: RolloutHooks,
+    ) -> None:
+        self.state = state
+        self.prompts = prompts
+        self._denoiser = denoiser
+        self._decoder = decoder
+        self._noise = noise
+        self._text_of = text_of
+        self._hooks = hooks
+        self._is_stopped = threading.Event()
+
+    def change_prompt(self, prompt: str) -> None:
+        """Ask for another prompt from the next block on; of several the latest wins.
+
+        Raises:
+            UserError: If the prompt is blank.
+        """
+        self.prompts.request(prompt)
+
+    def stop(self) -> None:
+        """End the video after the block at hand."""
+        self._is_stopped.set()
+
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[Block]:
+        blocks = stream_blocks(
+            self.state, self._denoiser, self._noise, self.prompts, self._text_of, self._hooks
+        )
+        try:
+            for index, latents_BFCHW in enumerate(blocks):
+                frames_BTCHW = self._decoder.decode(latents_BFCHW)
+                self._hooks.call("on_frames_ready", self.state, frames_BTCHW)
+                yield Block(index, latents_BFCHW, frames_BTCHW)
+                if self._is_stopped.is_set():
+                    return
+        finally:
+            # Ends the loop wherever it stands, so that everybody hears of the end.
+            blocks.close()

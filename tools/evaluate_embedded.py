@@ -1,0 +1,160 @@
+"""Scores of the embedded model on held-out prompts, as its model card prints them.
+
+    python tools/evaluate_embedded.py --prompts 100 --steps 16 --guidance 2
+    python tools/evaluate_embedded.py --vae
+
+Videos are made in batches, which is how one GPU makes a hundred in seconds. The last line is JSON.
+"""
+
+import argparse
+import json
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from longlive.attention.backends import sdpa_attention
+from longlive.data.shapes_world import render_clips
+from longlive.geometry import Geometry, frames_of
+from longlive.metrics.shapes_adherence import ShapesAdherence
+from longlive.metrics.shapes_judge import ClipScore, judge_clip
+from longlive.models.dit import stack_text
+from longlive.models.reconstruction import psnr_db
+from longlive.rollout.denoiser import CausalDenoiser, Denoiser, GuidedDenoiser
+from longlive.rollout.hooks import NoHooks
+from longlive.rollout.loop import stream_blocks
+from longlive.rollout.noise import SeededNoise
+from longlive.rollout.prompts import PromptTimeline
+from longlive.rollout.state import RolloutSpec, RolloutState
+from longlive.schedule import DenoisingSchedule
+from longlive.shapes import ShapePrompt, held_out_prompts
+from longlive.video.contact_sheet import save_contact_sheet
+from longlive.video.frames import to_uint8
+from longlive.weights.embedded import load_dit, load_text_encoder, load_tokenizer, load_vae
+
+SIDE = 96
+LATENT_FRAMES = 21
+
+
+def judge(job: tuple[Tensor, ShapePrompt]) -> ClipScore:
+    torch.set_num_threads(1)
+    frames, prompt = job
+    return judge_clip(frames.float() / 255, prompt)
+
+
+def scores_of(videos: list[Tensor], prompts: list[ShapePrompt]) -> dict[str, float]:
+    metric = ShapesAdherence()
+    with ProcessPoolExecutor() as pool:
+        for score in pool.map(judge, zip(videos, prompts, strict=True)):
+            metric.add(score)
+    return {name: round(float(value), 4) for name, value in metric.compute().items()}
+
+
+def picked_prompts(count: int) -> list[ShapePrompt]:
+    """Held-out prompts, evenly spread over their list."""
+    prompts = held_out_prompts()
+    return [prompts[index * len(prompts) // count] for index in range(count)]
+
+
+class Model:
+    """The embedded model, for many videos side by side."""
+
+    def __init__(self, folder: str | None, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.vae = load_vae(folder).to(device)
+        self.dit = load_dit(folder).to(device, dtype)
+        self.text_encoder = load_text_encoder(folder).to(device)
+        self.tokenizer = load_tokenizer(folder)
+
+    def embed(self, prompts: list[str]) -> list[tuple[Tensor, Tensor]]:
+        tokens = self.tokenizer(prompts, allow_empty=True)
+        text = self.text_encoder(tokens.ids.to(self.device), tokens.mask.to(self.device))
+        return self.dit.text_keys_values(text)
+
+    def latents(
+        self, prompts: list[str], seed: int, steps: int, shift: float, guidance: float
+    ) -> Tensor:
+        patch = self.dit.config.patch
+        spec = RolloutSpec(
+            geometry=Geometry(SIDE, SIDE, patch=patch),
+            schedule=DenoisingSchedule.uniform(steps, shift=shift),
+            latent_frames=LATENT_FRAMES,
+            sampler="euler",
+            guidance=guidance,
+            batch=len(prompts),
+        ).check()
+        state = RolloutState.allocate(spec, self.dit.config, self.dtype, self.device)
+        denoiser: Denoiser = CausalDenoiser(
+            self.dit, state.cache, state.cross_cache, spec.geometry, sdpa_attention
+        )
+        text = self.embed(prompts)
+        if guidance != 1:
+            denoiser = GuidedDenoiser(denoiser, guidance)
+            text = stack_text([text, self.embed([""] * len(prompts))])
+        noise = SeededNoise(seed, spec.geometry.block_shape(len(prompts)), self.dtype, self.device)
+        cursor = PromptTimeline.single("the prompts of the batch").start()
+        blocks = stream_blocks(state, denoiser, noise, cursor, lambda _: text, NoHooks())
+        return torch.cat(list(blocks), 1)
+
+    def videos(self, latents: Tensor) -> list[Tensor]:
+        frames = [self.vae.decode(some.float()) for some in latents.split(8)]
+        return [video.cpu() for some in frames for video in to_uint8(some)]
+
+
+def evaluate_vae(model: Model, prompts: list[ShapePrompt]) -> dict[str, float]:
+    videos, psnr = [], []
+    for first in range(0, len(prompts), 8):
+        some = prompts[first : first + 8]
+        truth = render_clips(some, range(len(some)), frames_of(LATENT_FRAMES), SIDE, model.device)
+        made = model.vae.decode(model.vae.encode(truth, latents_at_once=None))
+        videos += [video.cpu() for video in to_uint8(made)]
+        grey = [index for index, prompt in enumerate(some) if prompt.background == "grey"]
+        psnr += [float(psnr_db(made[index], truth[index])) for index in grey]
+    return {**scores_of(videos, prompts), "psnr_db_on_grey": round(sum(psnr) / len(psnr), 2)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", help="weights; the ones in the package by default")
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--steps", type=int, nargs="+", default=[16])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[2.0])
+    parser.add_argument("--shift", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--vae", action="store_true", help="judge the VAE's round trip instead")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet of the first videos")
+    args = parser.parse_args()
+    torch.set_grad_enabled(False)
+    model = Model(args.folder, torch.device(args.device), getattr(torch, args.dtype))
+    prompts = picked_prompts(args.prompts)
+    rows = []
+    if args.vae:
+        rows.append(evaluate_vae(model, prompts))
+        print(rows[-1])
+    for steps in [] if args.vae else args.steps:
+        for guidance in args.guidance:
+            started = time.monotonic()
+            videos: list[Tensor] = []
+            for first in range(0, len(prompts), args.batch):
+                texts = [prompt.text for prompt in prompts[first : first + args.batch]]
+                made = model.latents(texts, args.seed + first, steps, args.shift, guidance)
+                videos += model.videos(made)
+            seconds = time.monotonic() - started
+            rows.append({"steps": steps, "guidance": guidance, **scores_of(videos, prompts)})
+            print(f"{seconds:6.1f} s  {rows[-1]}", flush=True)
+            if args.sheet:
+                sheet = [video.permute(0, 2, 3, 1) for video in videos[:16]]
+                captions = [prompt.text for prompt in prompts[:16]]
+                save_contact_sheet(args.sheet, sheet, captions=captions)
+    print(json.dumps(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
