@@ -2,22 +2,20 @@
 
     python tools/check_parity.py ../shared/golden [--case 02] [--dtype float64]
 
-A folder holds cases ``NN-name.json`` + ``NN-name.safetensors`` and ``weights/*.safetensors``. One line per
-case: pass or FAIL, the largest error over its tolerance, and the tensor it is in. Exits with 1 if a
-case fails, with 2 if there is none.
+A folder holds cases ``NN-name.json`` + ``NN-name.safetensors`` and ``weights/*.safetensors``. One
+line per case: pass or FAIL, the largest error over its tolerance, and the tensor it is in. Exits
+with 1 if a case fails, with 2 if there is none.
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from parity_case import Case, outputs_of
 from torch import Tensor, nn
 
 from longlive.attention.backends import sdpa_attention
@@ -43,85 +41,7 @@ from longlive.schedule import (
 )
 from longlive.weights.loading import load_strict
 from longlive.weights.lora import adapters_of, inject_lora, merge_lora
-from longlive.weights.state_dicts import read_checkpoint, read_state_dict
-
-
-@dataclass
-class Case:
-    """One golden case, and what was compared so far."""
-
-    folder: Path
-    name: str
-    manifest: dict[str, Any]
-    tensors: dict[str, Tensor]
-    dtype: torch.dtype
-    worst: float = 0.0
-    worst_key: str = "-"
-    compared: set[str] = field(default_factory=set)
-
-    @classmethod
-    def read(cls, path: Path, dtype: torch.dtype) -> "Case":
-        tensors = load_file(path.with_suffix(".safetensors"))
-        return cls(path.parent, path.stem, json.loads(path.read_text()), tensors, dtype)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return dict(self.manifest["config"])
-
-    def input(self, key: str) -> Tensor:
-        value = self.tensors[f"in.{key}"]
-        return value.to(self.dtype) if value.is_floating_point() else value
-
-    def weights(self, key: str) -> dict[str, Tensor]:
-        return read_state_dict(self.folder / self.manifest["weights"][key])
-
-    def load(self, module: nn.Module, key: str = "model") -> None:
-        load_strict(module, self.weights(key), self.manifest["weights"][key], dtype=self.dtype)
-        module.eval()
-
-    def compare(self, key: str, ours: Tensor) -> None:
-        """Compare with ``out.<key>``; a key the case does not hold is ignored."""
-        golden = self.tensors.get(f"out.{key}")
-        if golden is None:
-            return
-        self.compared.add(f"out.{key}")
-        if golden.is_floating_point():
-            tolerance = self._tolerance(key)
-            limit = tolerance["atol"] + tolerance["rtol"] * golden.abs()
-            same_shape = ours.shape == golden.shape
-            ratio = float(((ours - golden).abs() / limit).max()) if same_shape else float("inf")
-        else:
-            ratio = 0.0 if torch.equal(ours, golden.to(ours.dtype)) else float("inf")
-        # A NaN must never pass.
-        if not ratio <= self.worst:
-            self.worst, self.worst_key = ratio, key
-
-    def _tolerance(self, key: str) -> dict[str, float]:
-        tolerance = self.manifest["tolerance"]
-        if key.startswith("latent_frame"):
-            special = [value for name, value in tolerance.items() if "latent_frame" in name]
-            return dict(special[0]) if special else tolerance
-        return dict(tolerance)
-
-    def missed(self) -> list[str]:
-        return sorted(key for key in self.tensors if key.startswith("out.") and key not in self.compared)
-
-
-@contextmanager
-def outputs_of(modules: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Collect what modules return while the context is open, by name."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            seen[name] = output
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
-    yield seen
-    for handle in handles:
-        handle.remove()
+from longlive.weights.state_dicts import read_checkpoint
 
 
 def dit_of(case: Case) -> DiT:
@@ -207,7 +127,8 @@ def check_causal_forward(case: Case) -> None:
     for key, value in seen.items():
         case.compare(key, value.unflatten(1, (frames, -1)) if key == "head" else value)
     case.compare("e0", dit.embed_timestep(case.input("t"), case.dtype)[1])
-    case.compare("sinusoidal", timestep_features(case.input("t").flatten(), dit.config.frequency_width))
+    sinusoids = timestep_features(case.input("t").flatten(), dit.config.frequency_width)
+    case.compare("sinusoidal", sinusoids)
     compare_patches(case, dit, x_BFCHW)
     steps = torch.cat([angular_steps(pairs) for pairs in axis_pairs(dit.config.head_dim)])
     angles = torch.outer(torch.arange(64).double(), steps)
@@ -314,10 +235,9 @@ def check_rollout(case: Case) -> None:
         key = f"prompt_embeds.{name}" if switches else "prompt_embeds"
         return dit.text_keys_values(case.input(key))
 
-    blocks = list(
-        stream_blocks(state, comparer, RecordedNoise(case, block), timeline.start(), text_of, comparer)
-    )
-    case.compare("latents", torch.cat(blocks, 1))
+    noise, cursor = RecordedNoise(case, block), timeline.start()
+    blocks = stream_blocks(state, comparer, noise, cursor, text_of, comparer)
+    case.compare("latents", torch.cat(list(blocks), 1))
     case.compare("denoising_timesteps", torch.tensor(schedule.timesteps))
 
 
@@ -480,7 +400,8 @@ def check(path: Path, dtype: torch.dtype = torch.float32) -> Case | None:
 
 
 def case_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.json") if path.with_suffix(".safetensors").exists())
+    paths = folder.glob("*.json")
+    return sorted(path for path in paths if path.with_suffix(".safetensors").exists())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,8 +1,8 @@
 """Training data of the embedded model: clips of the shapes world, drawn on the training device.
 
-Nothing is stored on disk. A clip is a number: it seeds the choice of prompts and the clip itself, so a
-run is repeated by its numbers. Held-out prompts are never drawn, not even as the second prompt of a
-clip with a switch.
+Nothing is stored on disk. A clip is a number: it seeds the choice of prompts and the clip itself,
+so a run is repeated by its numbers. Held-out prompts are never drawn, not even as the second prompt
+of a clip with a switch.
 """
 
 # Shape suffixes: B batch, T frames, F latent frames, C channels, H W rows and columns.
@@ -22,6 +22,7 @@ from longlive.geometry import frames_of
 from longlive.models.text_encoder import TEXT_ENCODER_SIZES
 from longlive.models.tokenizer import PromptTokenizer, build_word_tokenizer
 from longlive.models.vae import WanVAE
+from longlive.models.vae_layers import use_channels_last
 from longlive.shapes import SLOTS, ShapePrompt, held_out_prompts, training_prompts
 from longlive.weights.embedded import load_vae
 
@@ -233,6 +234,7 @@ def encode_clips(
 ) -> Tensor:
     """Render and encode clips, ``[clips, F, C, H, W]`` float32 on the device."""
     vae = vae.to(device).eval()
+    use_channels_last(vae)
     parts = []
     for first in range(0, len(clips), batch_size):
         some = clips[first : first + batch_size]
@@ -243,6 +245,6 @@ def encode_clips(
             side,
             device,
         )
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16):
             parts.append(vae.encode(frames, latents_at_once=None))
     return torch.cat(parts)

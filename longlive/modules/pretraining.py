@@ -12,6 +12,9 @@ from longlive.models.sizes import DiTConfig
 from longlive.models.text_encoder import UMT5Encoder, text_encoder_config
 from longlive.models.tokenizer import EOS_ID, PAD_ID
 
+BETAS = (0.9, 0.95)
+"""Of AdamW; the usual second one for transformers (arXiv:2005.14165)."""
+
 
 class TextToVideoPretraining(pl.LightningModule):
     """Teacher-forced flow matching of a causal transformer under prompts.
@@ -23,7 +26,6 @@ class TextToVideoPretraining(pl.LightningModule):
         unprompted_share: How often the prompt is left out, for classifier-free guidance
             (arXiv:2207.12598).
         learning_rate: Of AdamW.
-        betas: Of AdamW.
         warmup_steps: Training steps over which the learning rate rises.
         max_steps: Training steps after which it has fallen to zero; None keeps it up.
         max_seconds: The same in seconds of training.
@@ -36,7 +38,6 @@ class TextToVideoPretraining(pl.LightningModule):
         teacher_forcing: TeacherForcingOptions | None = None,
         unprompted_share: float = 0.1,
         learning_rate: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.95),
         warmup_steps: int = 200,
         max_steps: int | None = None,
         max_seconds: float | None = None,
@@ -48,7 +49,6 @@ class TextToVideoPretraining(pl.LightningModule):
         self.text_encoder.init_weights()
         self.unprompted_share = unprompted_share
         self.learning_rate = learning_rate
-        self.betas = betas
         self.warmup_steps = warmup_steps
         self.max_steps = max_steps
         self.max_seconds = max_seconds
@@ -65,7 +65,7 @@ class TextToVideoPretraining(pl.LightningModule):
         optimizer, schedule = adamw_with_schedule(
             self,
             learning_rate=self.learning_rate,
-            betas=self.betas,
+            betas=BETAS,
             warmup_steps=self.warmup_steps,
             max_steps=self.max_steps,
             max_seconds=self.max_seconds,

@@ -4,7 +4,7 @@
 
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from longlive.rollout.prompts import PromptCursor
 from longlive.rollout.state import RolloutState
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Block:
     """One block of a video.
 
     Attributes:

@@ -50,7 +50,7 @@ def read_config(folder: str | Path | None = None) -> dict[str, Any]:
 
 def load_vae(folder: str | Path | None = None) -> WanVAE:
     """Read the VAE."""
-    config = {
+    config: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in read_config(folder)["vae"].items()
     }

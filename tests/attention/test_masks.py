@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longlive.attention.backends import masked_attention, sdpa_attention
-from longlive.attention.masks import BlockCausal, mask_for
+from longlive.attention.masks import BlockCausal, _sparse_mask, mask_for
 from longlive.attention.window import SlotWindow
 
 CPU = torch.device("cpu")
@@ -117,6 +117,16 @@ def test_masked_attention_of_a_block_is_plain_attention_over_what_it_sees(teache
         frames = sorted(seen)
         keys, values = k[:, frames].flatten(1, 2), v[:, frames].flatten(1, 2)
         torch.testing.assert_close(out[:, query], sdpa_attention(q[:, query], keys, values))
+
+
+@pytest.mark.parametrize("teacher_forcing", [False, True])
+def test_the_sparse_mask_asks_the_same_rule_about_tokens(teacher_forcing):
+    rule = BlockCausal(12, 3, 9, 3, teacher_forcing)
+    token = torch.arange(5 * rule.sequence_latent_frames)
+    sparse = _sparse_mask(rule, 5, CPU)
+    assert sparse.shape == (1, 1, len(token), len(token))
+    seen = sparse.mask_mod(0, 0, token[:, None], token[None, :])
+    assert torch.equal(seen, mask_for(rule, 5, CPU))
 
 
 @pytest.mark.gpu

@@ -388,6 +388,19 @@ def test_a_file_that_cannot_be_finished_is_an_error_although_the_rollout_was_fin
         rollout([FrameWriter(tmp_path)]).run()
 
 
+def test_a_file_that_cannot_be_finished_is_an_error_of_a_stopped_rollout_too(
+    tmp_path, rollout, monkeypatch
+):
+    def refuse(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(h264.H264File, "_write_end", refuse)
+    running = rollout([FrameWriter(tmp_path)])
+    next(running.blocks)
+    with pytest.raises(UserError, match="its first 9 frames are kept"):
+        running.blocks.close()
+
+
 def test_an_error_at_the_end_does_not_hide_what_ended_the_rollout(
     tmp_path, rollout, monkeypatch, caplog
 ):
