@@ -20,8 +20,8 @@ RopeKind = Literal["absolute", "relative"]
 """``absolute``: a latent frame keeps its own index. ``relative``: its place in the window."""
 
 THETA = 10000.0
-MAX_ABSOLUTE_LATENT_FRAMES = 1024
-"""Positions the published weights were trained within; the reference's table ends here."""
+MAX_ABSOLUTE_LATENT_FRAMES = 1023
+"""The reference's table of positions ends here, for blocks of three."""
 
 
 class Rotation(NamedTuple):

@@ -57,6 +57,11 @@ class RolloutCallback(pl.Callback):
     ) -> None:
         """Called when the caches are allocated and no block has been denoised."""
 
+    def on_text_encoding_start(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        """Called when a prompt is due (the first one too) and not yet encoded."""
+
     def on_prompt_switch(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
@@ -98,6 +103,11 @@ class RolloutCallback(pl.Callback):
         x0_BFCHW: Tensor,
     ) -> None:
         """Called when a block is clean; its clean keys are not stored yet."""
+
+    def on_context_update_start(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        """Called before the pass that stores the clean keys; the block has been decoded."""
 
     def on_block_end(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState

@@ -58,6 +58,7 @@ def stream_blocks(
             state.recent.append(x0_BFCHW)
             hooks.call("on_latents_ready", state, x0_BFCHW)
             yield x0_BFCHW
+            hooks.call("on_context_update_start", state)
             inputs = state.step_inputs(state.plan_block(), state.spec.context_sigma, keys_only=True)
             denoiser(x0_BFCHW, inputs)
             hooks.call("on_block_end", state)
@@ -99,6 +100,7 @@ def switch_prompt(
 ) -> None:
     """Make a prompt active, and rebuild the window under it if there is one."""
     state.prompt = prompt
+    hooks.call("on_text_encoding_start", state)
     state.cross_cache.store(text_of(prompt))
     hooks.call("on_prompt_switch", state)
     if state.recent:
@@ -118,7 +120,7 @@ def recache(state: RolloutState, denoiser: Denoiser) -> None:
     out unless ``spec.recaches_unread``.
     """
     known = state.block_start
-    frames = known if state.spec.window_latent_frames is None else min(state.spec.slots, known)
+    frames = min(state.spec.window_latent_frames or known, known)
     plan = state.window.plan(known - frames, frames, protects_sink=state.spec.keeps_sink)
     call = plan if state.spec.recaches_unread else without_dropped(plan)
     latents_BFCHW = torch.cat(list(state.recent), 1)[:, -call.frames :]

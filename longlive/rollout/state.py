@@ -41,6 +41,8 @@ class RolloutSpec:
         guidance: Classifier-free guidance (arXiv:2207.12598); 1 switches it off.
         context_sigma: Noise level the network is told in the context update and the recache.
         batch: Videos denoised side by side.
+        cached_latent_frames: Room in the KV cache, if more than the window: training keeps the
+            frames of a whole chunk, so that a backward pass finds what its forward pass saw.
         recaches_unread: Whether a recache also runs the frames whose keys a protected sink drops,
             as the reference does. Nothing reads them, so leaving them out changes no number.
     """
@@ -56,6 +58,7 @@ class RolloutSpec:
     guidance: float = 1.0
     context_sigma: float = 0.0
     batch: int = 1
+    cached_latent_frames: int | None = None
     recaches_unread: bool = False
 
     @property
@@ -68,7 +71,7 @@ class RolloutSpec:
     @property
     def slots(self) -> int:
         """Latent frames the KV cache has room for."""
-        slots = self.window_latent_frames or self.latent_frames
+        slots = self.cached_latent_frames or self.window_latent_frames or self.latent_frames
         assert slots is not None, "check() was not called"
         return slots
 
@@ -84,7 +87,16 @@ class RolloutSpec:
             UserError: Naming the setting to change.
         """
         block = self.geometry.block_latent_frames
-        frames = self.latent_frames
+        frames, window, cached = (
+            self.latent_frames,
+            self.window_latent_frames,
+            self.cached_latent_frames,
+        )
+        if cached is not None and (window is None or cached < window):
+            raise UserError(
+                f"a cache of {cached} latent frames is smaller than the window: set "
+                "cached_latent_frames to at least window_latent_frames, or leave it out"
+            )
         check_window(self.window_latent_frames, self.sink_latent_frames, block)
         if frames is None and self.window_latent_frames is None:
             raise UserError("a rollout without an end needs a window: set window_latent_frames")
@@ -168,7 +180,7 @@ class RolloutState:
             spec=spec,
             window=SlotWindow(
                 spec.slots,
-                spec.slots,
+                spec.window_latent_frames or spec.slots,
                 spec.sink_latent_frames,
                 evicts=spec.window_latent_frames is not None,
             ),

@@ -54,6 +54,12 @@ def test_a_window_as_long_as_the_video_equals_global_attention():
     assert not torch.equal(shorter[:, 14:], everything[:, 14:])
 
 
+def test_room_for_more_than_the_window_changes_nothing():
+    dit, switch = nano_dit(), switch_at(10)
+    roomy = Rollout(dit, spec(cached_latent_frames=14), switch).latents()
+    torch.testing.assert_close(roomy, Rollout(dit, spec(), switch).latents(), **EXACT)
+
+
 def test_absolute_equals_relative_until_the_first_eviction():
     dit = nano_dit()
     absolute = Rollout(dit, spec(positions="absolute"), switch_at(4)).latents()
@@ -214,7 +220,7 @@ DENOISED = [
     "on_latents_ready",
     "yield",
 ]
-STORED = ["keys of 2", "on_block_end"]
+STORED = ["on_context_update_start", "keys of 2", "on_block_end"]
 
 
 def test_hooks_fire_in_the_documented_order():
@@ -226,11 +232,13 @@ def test_hooks_fire_in_the_documented_order():
             diary.lines.append("yield")
     assert diary.lines == [
         "on_rollout_start",
+        "on_text_encoding_start",
         "on_prompt_switch a",
         *DENOISED,
         *STORED,
         *DENOISED,
         *STORED,
+        "on_text_encoding_start",
         "on_prompt_switch b",
         "keys of 4",
         "on_recache_end",

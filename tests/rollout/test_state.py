@@ -27,7 +27,9 @@ def state_of(**changes: object) -> RolloutState:
             {"latent_frames": None, "window_latent_frames": None, "positions": "relative"},
             "without an end needs a window: set window_latent_frames",
         ),
-        ({"latent_frames": 1026}, "absolute positions end at 1024 .* set positions to relative"),
+        ({"latent_frames": 1024}, "absolute positions end at 1023"),
+        ({"latent_frames": 1026}, "absolute positions end at 1023 .* set positions to relative"),
+        ({"cached_latent_frames": 3}, "a cache of 3 latent frames is smaller than the window"),
         ({"latent_frames": None}, "without an end was asked for: set positions to relative"),
     ],
 )
@@ -40,7 +42,8 @@ def test_a_rollout_that_cannot_work_is_a_user_error_that_names_the_setting(chang
 @pytest.mark.parametrize(
     "changes",
     [
-        {"latent_frames": 1024},  # positions 0 to 1023
+        {"latent_frames": 1022},
+        {"cached_latent_frames": 30},
         {"latent_frames": 2000, "positions": "relative"},
         {"latent_frames": None, "positions": "relative"},
         {"window_latent_frames": None},
