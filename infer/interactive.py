@@ -3,8 +3,7 @@ r"""Type prompts while the video grows.
     python infer/interactive.py --prompt "a large red circle bounces over night" --output clip.mp4
 
 In a terminal each line becomes the prompt from the next block on; ``:q``, Ctrl-D or Ctrl-C end the
-video after the block at hand. From a pipe every line is a prompt, with its time or five seconds
-after the one before it:
+video after the block at hand. From a pipe lines are prompts, each with its time or five seconds on:
 
     printf 'a red circle\n@4 a blue square\n' | python infer/interactive.py --seconds 8
 """
@@ -47,11 +46,7 @@ class PromptAnnouncer(RolloutCallback):
     def on_prompt_switch(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
-        say(f"block {state.block_index}, {seconds_made(state)}: {state.prompt}")
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
+        print(f"block {state.block_index}, {seconds_made(state)}: {state.prompt}", flush=True)
 
 
 def seconds_made(state: RolloutState) -> str:
@@ -62,19 +57,17 @@ def read_script(lines: Iterable[str]) -> list[tuple[float, str]]:
     """Seconds and prompt of each line; a prompt without a time comes five seconds after the last.
 
     Raises:
-        UserError: If there is no prompt for the start, or a time is not after the one before it.
+        UserError: If there is no prompt for the start, or two are less than a second apart.
     """
     script: list[tuple[float, str]] = []
-    for number, line in enumerate(map(str.strip, lines), start=1):
+    for line in filter(None, map(str.strip, lines)):
         timed = re.fullmatch(r"@(\d+(?:\.\d+)?)\s+([^@\s].*)", line)
         if line.startswith("@") and not timed:
-            raise UserError(f"line {number} is not @SECONDS and a prompt: {line!r}")
-        if not line:
-            continue
+            raise UserError(f"{line!r} is not @SECONDS and a prompt")
         last = script[-1][0] if script else -PROMPT_SECONDS
         seconds = float(timed[1]) if timed else last + PROMPT_SECONDS
-        if seconds <= last:
-            raise UserError(f"line {number}: @{seconds:g} must come after @{last:g}")
+        if seconds < last + 1:
+            raise UserError(f"{line!r} must come a second or more after the prompt at @{last:g}")
         script.append((seconds, timed[2] if timed else line))
     if not script or script[0][0] > 0:
         raise UserError("there is nothing to show at the start: give --prompt, or a first line")
@@ -99,26 +92,19 @@ def listen(lines: Iterable[str], stream: RolloutStream) -> None:
             if line:
                 stream.change_prompt(line)
             else:
-                say(f"{seconds_made(stream.state)} so far; type a prompt, or {QUIT} to end")
+                print(f"{seconds_made(stream.state)} so far; type a prompt, or {QUIT} to end")
     finally:
         stream.stop()
 
 
-def play(stream: RolloutStream) -> None:
-    """Run to the end, which the first Ctrl-C brings about after the block at hand."""
-    interrupt = signal.getsignal(signal.SIGINT)
+def end_on_ctrl_c(stream: RolloutStream) -> None:
+    """Let the first Ctrl-C end the video after the block at hand, and a second one at once."""
 
-    def stop_gently(*_: object) -> None:
-        # A second one is from somebody who does not want to wait for the block.
-        signal.signal(signal.SIGINT, interrupt)
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         stream.stop()
 
-    signal.signal(signal.SIGINT, stop_gently)
-    try:
-        for _ in stream:
-            pass
-    finally:
-        signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGINT, stop)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -127,9 +113,8 @@ def run(args: argparse.Namespace) -> None:
     is_typed = sys.stdin.isatty()
     first = [args.prompt] if args.prompt else [input("prompt: ")] if is_typed else []
     script = read_script(first if is_typed else [*first, *sys.stdin])
-    seconds = args.seconds
-    if seconds is None and not is_typed:
-        seconds = script[-1][0] + PROMPT_SECONDS
+    default = None if is_typed else script[-1][0] + PROMPT_SECONDS
+    seconds = default if args.seconds is None else args.seconds
     length = None if seconds is None else latent_frames_for_seconds(seconds, block)
     starts = [latent_frames_for_seconds(at, block) for at, _ in script[1:]]
     timeline = PromptTimeline.switching([prompt for _, prompt in script], starts)
@@ -137,14 +122,17 @@ def run(args: argparse.Namespace) -> None:
         timeline.plan(length, block)
     if length is None or length > MAX_ABSOLUTE_LATENT_FRAMES:
         model.spec = replace(model.spec, positions="relative")
-    # In a terminal, a line that is redrawn would wipe away what is being typed.
-    shown = [] if is_typed else [RolloutProgress()]
-    callbacks = [FrameWriter(args.output), PromptAnnouncer(), *shown]
+    callbacks = [FrameWriter(args.output), PromptAnnouncer()]
+    if not is_typed:
+        # A line that is redrawn would wipe away what is being typed.
+        callbacks.append(RolloutProgress())
     stream = model.stream(timeline, seed=args.seed, latent_frames=length, callbacks=callbacks)
     if is_typed:
-        say(f"type a prompt and press Enter; {QUIT} ends the video")
+        print(f"type a prompt and press Enter; {QUIT} ends the video")
         threading.Thread(target=listen, args=(sys.stdin, stream), daemon=True).start()
-    play(stream)
+    end_on_ctrl_c(stream)
+    for _ in stream:
+        pass
 
 
 def main(argv: list[str] | None = None) -> int:

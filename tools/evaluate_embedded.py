@@ -11,6 +11,8 @@ import json
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -23,6 +25,8 @@ from longlive.metrics.shapes_adherence import ShapesAdherence
 from longlive.metrics.shapes_judge import ClipScore, judge_clip
 from longlive.models.dit import stack_text
 from longlive.models.reconstruction import psnr_db
+from longlive.models.vae import WanVAE
+from longlive.models.vae_layers import use_channels_last
 from longlive.rollout.denoiser import CausalDenoiser, Denoiser, GuidedDenoiser
 from longlive.rollout.hooks import NoHooks
 from longlive.rollout.loop import stream_blocks
@@ -48,8 +52,7 @@ def judge(job: tuple[Tensor, ShapePrompt]) -> ClipScore:
 def scores_of(videos: list[Tensor], prompts: list[ShapePrompt]) -> dict[str, float]:
     metric = ShapesAdherence()
     with ProcessPoolExecutor() as pool:
-        for score in pool.map(judge, zip(videos, prompts, strict=True)):
-            metric.add(score)
+        metric.update(list(pool.map(judge, zip(videos, prompts, strict=True))))
     return {name: round(float(value), 4) for name, value in metric.compute().items()}
 
 
@@ -62,11 +65,11 @@ def picked_prompts(count: int) -> list[ShapePrompt]:
 class Model:
     """The embedded model, for many videos side by side."""
 
-    def __init__(self, folder: str | None, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
-        self.vae = load_vae(folder).to(device)
-        self.dit = load_dit(folder).to(device, dtype)
-        self.text_encoder = load_text_encoder(folder).to(device)
+    def __init__(self, folder: str | None, vae: WanVAE, dtype: torch.dtype) -> None:
+        self.vae = vae
+        self.device, self.dtype = vae.conv2.weight.device, dtype
+        self.dit = load_dit(folder).to(self.device, dtype)
+        self.text_encoder = load_text_encoder(folder).to(self.device)
         self.tokenizer = load_tokenizer(folder)
 
     def embed(self, prompts: list[str]) -> list[tuple[Tensor, Tensor]]:
@@ -74,25 +77,16 @@ class Model:
         text = self.text_encoder(tokens.ids.to(self.device), tokens.mask.to(self.device))
         return self.dit.text_keys_values(text)
 
-    def latents(
-        self, prompts: list[str], seed: int, steps: int, shift: float, guidance: float
-    ) -> Tensor:
-        patch = self.dit.config.patch
-        spec = RolloutSpec(
-            geometry=Geometry(SIDE, SIDE, patch=patch),
-            schedule=DenoisingSchedule.uniform(steps, shift=shift),
-            latent_frames=LATENT_FRAMES,
-            sampler="euler",
-            guidance=guidance,
-            batch=len(prompts),
-        ).check()
+    def latents(self, prompts: list[str], seed: int, options: RolloutSpec) -> Tensor:
+        geometry = replace(options.geometry, patch=self.dit.config.patch)
+        spec = replace(options, geometry=geometry, batch=len(prompts)).check()
         state = RolloutState.allocate(spec, self.dit.config, self.dtype, self.device)
         denoiser: Denoiser = CausalDenoiser(
             self.dit, state.cache, state.cross_cache, spec.geometry, sdpa_attention
         )
         text = self.embed(prompts)
-        if guidance != 1:
-            denoiser = GuidedDenoiser(denoiser, guidance)
+        if spec.guidance != 1:
+            denoiser = GuidedDenoiser(denoiser, spec.guidance)
             text = stack_text([text, self.embed([""] * len(prompts))])
         noise = SeededNoise(seed, spec.geometry.block_shape(len(prompts)), self.dtype, self.device)
         cursor = PromptTimeline.single("the prompts of the batch").start()
@@ -104,16 +98,19 @@ class Model:
         return [video.cpu() for some in frames for video in to_uint8(some)]
 
 
-def evaluate_vae(model: Model, prompts: list[ShapePrompt]) -> dict[str, float]:
+def evaluate_vae(vae: WanVAE, prompts: list[ShapePrompt]) -> dict[str, float]:
+    """Judge what is left of true clips after the VAE has coded them."""
     videos, psnr = [], []
     for first in range(0, len(prompts), 8):
         some = prompts[first : first + 8]
-        truth = render_clips(some, range(len(some)), frames_of(LATENT_FRAMES), SIDE, model.device)
-        made = model.vae.decode(model.vae.encode(truth, latents_at_once=None))
+        seeds, device = range(first, first + len(some)), vae.conv2.weight.device
+        truth = render_clips(some, seeds, frames_of(LATENT_FRAMES), SIDE, device)
+        made = vae.decode(vae.encode(truth, latents_at_once=None), latents_at_once=3)
         videos += [video.cpu() for video in to_uint8(made)]
         grey = [index for index, prompt in enumerate(some) if prompt.background == "grey"]
         psnr += [float(psnr_db(made[index], truth[index])) for index in grey]
-    return {**scores_of(videos, prompts), "psnr_db_on_grey": round(sum(psnr) / len(psnr), 2)}
+    scores = scores_of(videos, prompts)
+    return {**scores, "psnr_db_on_grey": round(sum(psnr) / max(1, len(psnr)), 2)}
 
 
 def main() -> int:
@@ -123,6 +120,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, nargs="+", default=[16])
     parser.add_argument("--guidance", type=float, nargs="+", default=[2.0])
     parser.add_argument("--shift", type=float, default=3.0)
+    parser.add_argument("--window", type=int, default=12)
+    parser.add_argument("--sink", type=int, default=3)
+    parser.add_argument("--positions", default="absolute", choices=["absolute", "relative"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--dtype", default="float32")
@@ -131,27 +131,36 @@ def main() -> int:
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of the first videos")
     args = parser.parse_args()
     torch.set_grad_enabled(False)
-    model = Model(args.folder, torch.device(args.device), getattr(torch, args.dtype))
+    vae = load_vae(args.folder).to(args.device)
+    use_channels_last(vae)
     prompts = picked_prompts(args.prompts)
-    rows = []
     if args.vae:
-        rows.append(evaluate_vae(model, prompts))
-        print(rows[-1])
-    for steps in [] if args.vae else args.steps:
-        for guidance in args.guidance:
-            started = time.monotonic()
-            videos: list[Tensor] = []
-            for first in range(0, len(prompts), args.batch):
-                texts = [prompt.text for prompt in prompts[first : first + args.batch]]
-                made = model.latents(texts, args.seed + first, steps, args.shift, guidance)
-                videos += model.videos(made)
-            seconds = time.monotonic() - started
-            rows.append({"steps": steps, "guidance": guidance, **scores_of(videos, prompts)})
-            print(f"{seconds:6.1f} s  {rows[-1]}", flush=True)
-            if args.sheet:
-                sheet = [video.permute(0, 2, 3, 1) for video in videos[:16]]
-                captions = [prompt.text for prompt in prompts[:16]]
-                save_contact_sheet(args.sheet, sheet, captions=captions)
+        print(json.dumps(evaluate_vae(vae, prompts)))
+        return 0
+    model = Model(args.folder, vae, getattr(torch, args.dtype))
+    rows = []
+    for steps, guidance in product(args.steps, args.guidance):
+        options = RolloutSpec(
+            geometry=Geometry(SIDE, SIDE, patch=1),
+            schedule=DenoisingSchedule.uniform(steps, shift=args.shift),
+            latent_frames=LATENT_FRAMES,
+            window_latent_frames=args.window,
+            sink_latent_frames=args.sink,
+            positions=args.positions,
+            sampler="euler",
+            guidance=guidance,
+        )
+        started = time.monotonic()
+        videos: list[Tensor] = []
+        for first in range(0, len(prompts), args.batch):
+            texts = [prompt.text for prompt in prompts[first : first + args.batch]]
+            videos += model.videos(model.latents(texts, args.seed + first, options))
+        seconds = time.monotonic() - started
+        rows.append({"steps": steps, "guidance": guidance, **scores_of(videos, prompts)})
+        print(f"{seconds:6.1f} s  {rows[-1]}", flush=True)
+        if args.sheet:
+            sheet = [video.permute(0, 2, 3, 1) for video in videos[:16]]
+            save_contact_sheet(args.sheet, sheet, captions=[p.text for p in prompts[:16]])
     print(json.dumps(rows))
     return 0
 

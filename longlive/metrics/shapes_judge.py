@@ -15,7 +15,7 @@ from longlive.errors import UserError
 from longlive.geometry import FPS
 from longlive.metrics.shapes_path import most_common, read_motion
 from longlive.metrics.shapes_reading import FrameReadings, read_frames
-from longlive.shapes import OUTLINES, SLOTS, Round, ShapePrompt
+from longlive.shapes import OUTLINES, SLOTS, Round, ShapePrompt, parse
 
 SMALL_BELOW = 0.134  # radius, between the two sizes
 SETTLE_FRAMES = FPS  # after a switch, before anything but the motion is judged
@@ -121,6 +121,28 @@ def judge_clip(
 ) -> ClipScore:
     """Say which of a prompt's five slots a clip shows; arguments as for ``read_clip``."""
     return score(read_clip(frames_TCHW, start, end, is_after_switch), prompt)
+
+
+def judge_clips(
+    frames_BTCHW: Tensor, prompts: Sequence[ShapePrompt | str], is_after_switch: bool = False
+) -> list[ClipScore]:
+    """Judge one clip per prompt.
+
+    Args:
+        frames_BTCHW: ``[B, T, 3, side, side]``, float in [0, 1].
+        prompts: Parsed, or their texts.
+        is_after_switch: Whether frame 0 is the first after a prompt switch.
+
+    Raises:
+        UserError: If clips and prompts differ in number or a text is no prompt.
+    """
+    if len(frames_BTCHW) != len(prompts):
+        raise UserError(f"{len(frames_BTCHW)} clips need as many prompts, got {len(prompts)}")
+    asked = [parse(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    return [
+        judge_clip(frames_TCHW, prompt, is_after_switch=is_after_switch)
+        for frames_TCHW, prompt in zip(frames_BTCHW, asked, strict=True)
+    ]
 
 
 def judge_timeline(

@@ -20,6 +20,7 @@ from longlive.metrics.shapes_adherence import ShapesAdherence
 from longlive.metrics.shapes_judge import (
     Reading,
     judge_clip,
+    judge_clips,
     judge_timeline,
     read_clip,
     score,
@@ -421,8 +422,8 @@ def test_the_metric_averages_over_all_updates():
     right, wrong = prompt("moves up"), prompt("moves down", colour="blue")
     frames = render_clips([right, right, right], [1, 2, 3], 33)
     metric = ShapesAdherence()
-    metric.update(frames[:1], [right.text])
-    metric.update(frames[1:], [right, wrong])
+    metric.update(judge_clips(frames[:1], [right.text]))
+    metric.update(judge_clips(frames[1:], [right, wrong]))
     got = metric.compute()
     assert got["adherence"].dtype == torch.float64
     assert float(got["adherence"]) == pytest.approx((5 + 5 + 3) / 15)
@@ -436,8 +437,9 @@ def test_the_metric_averages_over_all_updates():
 def test_metrics_of_two_processes_add_up():
     asked = prompt("moves up")
     parts = [ShapesAdherence(), ShapesAdherence()]
-    parts[0].update(clip(asked, 1, 33)[None], [asked])
-    parts[1].update(render_clips([asked] * 2, [2, 3], 33), [asked, prompt("spins")])
+    parts[0].update(judge_clips(clip(asked, 1, 33)[None], [asked]))
+    both = render_clips([asked] * 2, [2, 3], 33)
+    parts[1].update(judge_clips(both, [asked, prompt("spins")]))
     parts[0].merge_state(parts[1])
     assert float(parts[0].clips) == 3
     assert float(parts[0].compute()["all_five"]) == pytest.approx(2 / 3)
@@ -445,4 +447,4 @@ def test_metrics_of_two_processes_add_up():
 
 def test_clips_and_prompts_must_match_in_number():
     with pytest.raises(UserError, match="as many prompts"):
-        ShapesAdherence().update(clip(prompt(), 1, 33)[None], [])
+        judge_clips(clip(prompt(), 1, 33)[None], [])
