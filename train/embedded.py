@@ -18,7 +18,8 @@ VAE_SHARE = 0.4
 def run(*command: str | Path) -> None:
     words = [sys.executable, *map(str, command)]
     print(f"\n$ {shlex.join(words)}", flush=True)
-    subprocess.run(words, check=True)
+    if code := subprocess.run(words).returncode:
+        sys.exit(code)
 
 
 def fit(name: str, folder: Path, minutes: float | None, *options: str | Path) -> Path:
@@ -58,10 +59,10 @@ def main() -> None:
 
     checkpoint = fit("tiny_vae", runs / "vae", vae_minutes)
     run(export, "vae", checkpoint, args.output)
+    run(*score, "--vae")
     data = [f"--data.vae={args.output}", *([f"--data.clips={args.clips}"] if args.clips else [])]
     checkpoint = fit("tiny_dit", runs / "dit", dit_minutes, *data)
     run(export, "dit", checkpoint, args.output)
-    run(*score, "--vae")
     run(*score, "--sheet", args.output.with_suffix(".png"))
 
 

@@ -113,9 +113,7 @@ class FrameWriter(RolloutCallback):
     ) -> None:
         files = self._open.pop(id(state), None)
         if files is not None:
-            # The loop calls this on its way out of whatever ended it; closing it is no failure.
-            failure = sys.exception()
-            self._end(files, None if isinstance(failure, GeneratorExit) else failure)
+            self._end(files, _failure())
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -154,6 +152,17 @@ class FrameWriter(RolloutCallback):
             )
         name = output_name(job.index, prompt, job.seed)
         return (self.output / (name if i == 1 else f"{name}-{i}") for i in count(1))
+
+
+def _failure() -> BaseException | None:
+    """What the rollout is being left for, if not its regular end: hooks run on the way out.
+
+    Closing it is no failure, but may have been done because of one, outside the loop.
+    """
+    error = sys.exception()
+    while isinstance(error, GeneratorExit):
+        error = error.__context__
+    return error
 
 
 def _make_writable(folder: Path) -> None:

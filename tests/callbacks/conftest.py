@@ -13,6 +13,7 @@ from longlive.attention.backends.sdpa import sdpa_attention
 from longlive.geometry import Geometry, frames_of
 from longlive.models.dit import DiT
 from longlive.models.sizes import DiTConfig
+from longlive.rollout.decode import StreamingDecoder
 from longlive.rollout.denoiser import CausalDenoiser, Denoiser, GuidedDenoiser
 from longlive.rollout.hooks import CallbackHooks
 from longlive.rollout.job import RolloutJob
@@ -88,6 +89,7 @@ def start_rollout(
     switches: Sequence[int] = (),
     job: RolloutJob | None = FIRST_JOB,
     wrap: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser,
+    decoder: StreamingDecoder | None = None,
     device: str = "cpu",
     **changes: object,
 ) -> Rollout:
@@ -111,11 +113,11 @@ def start_rollout(
         return dit.text_keys_values(text_BME.to(where))
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-        decoder = NumberedFrames()
+        decode = (decoder or NumberedFrames()).decode
         stream = stream_blocks(state, wrap(network), noise, cursor, text_of, hooks)
         try:
             while (latents := _next(stream)) is not None:
-                frames = decoder.decode(latents)
+                frames = decode(latents)
                 hooks.call("on_frames_ready", state, frames)
                 yield latents, frames
         finally:
@@ -133,3 +135,8 @@ def _next(stream: Iterator[Tensor]) -> Tensor | None:
 def rollout() -> Callable[..., Rollout]:
     """``start_rollout``: nothing happens before its first block is asked for."""
     return start_rollout
+
+
+@pytest.fixture
+def numbered_frames() -> NumberedFrames:
+    return NumberedFrames()

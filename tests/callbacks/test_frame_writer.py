@@ -167,6 +167,27 @@ def test_a_crash_leaves_a_playable_video_of_what_was_made_and_a_sidecar(tmp_path
     assert read_latents(path.with_suffix(".safetensors"))[0].shape[1] == 6
 
 
+class FailingDecoder:
+    """Raises at its second block."""
+
+    def __init__(self, decoder) -> None:
+        self.decoder = decoder
+
+    def decode(self, latents_BFCHW):
+        if self.decoder.latent_frames:
+            raise ZeroDivisionError
+        return self.decoder.decode(latents_BFCHW)
+
+
+def test_a_failure_outside_the_loop_is_recorded_as_one(tmp_path, rollout, numbered_frames):
+    writer = FrameWriter(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        rollout([writer], decoder=FailingDecoder(numbered_frames)).run()
+    assert_shows(writer.written[0], frames_of(3))
+    ended = read_sidecar(writer.written[0])["options"]["ended"]
+    assert ended == "failed: ZeroDivisionError"
+
+
 def test_an_interrupt_between_blocks_keeps_the_video_through_lightnings_hook(tmp_path, rollout):
     writer = FrameWriter(tmp_path)
     running = rollout([writer])
@@ -251,6 +272,7 @@ def test_stopping_before_the_first_frame_leaves_no_file(tmp_path, rollout, caplo
         rollout([writer], wrap=failing(0, ZeroDivisionError())).run()
     assert writer.written == []
     assert list(tmp_path.iterdir()) == []
+    assert caplog.records == []
 
 
 def test_every_video_of_a_run_gets_its_own_files(tmp_path, rollout):

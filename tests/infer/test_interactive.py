@@ -4,17 +4,16 @@ import importlib.util
 import io
 import logging
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 from longlive.data.shapes_data import shapes_tokenizer
 from longlive.errors import UserError
@@ -36,7 +35,6 @@ SCRIPT = ROOT / "infer" / "interactive.py"
 def weights(tmp_path_factory) -> Path:
     """A folder of random weights of the smallest sizes, laid out like the embedded model."""
     folder = tmp_path_factory.mktemp("weights")
-    # A short text also for the tokenizer, which is that of the embedded model.
     dit = DiTConfig(width=16, ffn_width=16, heads=2, layers=1, text_width=8, text_len=16, patch=2)
     text = UMT5Config(
         vocab=64, width=8, attention_width=8, ffn_width=8, heads=2, layers=1, text_len=16
@@ -187,7 +185,7 @@ def test_bad_input_is_one_line_and_exit_code_2(pipe, capsys, lines, arguments, m
     assert code == 2
     assert len(errors) == 1
     assert errors[0].startswith("interactive: error: ")
-    pytest.raises(UserError, match=message).__exit__(UserError, UserError(errors[0]), None)
+    assert re.search(message, errors[0])
     assert not path.exists()
 
 
@@ -207,24 +205,26 @@ class TypedSession:
         )
         os.close(screen)
 
-    def wait_for(self, text: str, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
+    def wait_for(self, text: str) -> None:
         while text not in self.text:
-            assert time.monotonic() < deadline, self.text
             assert self._read(), self.text
 
     def type(self, line: str) -> None:
         os.write(self.keyboard, line.encode())
 
-    def end(self) -> int:
+    def interrupt(self) -> int:
+        """Press Ctrl-C, and return the exit code."""
+        self.process.send_signal(signal.SIGINT)
         while self._read():
             pass
         os.close(self.keyboard)
         return self.process.wait(30)
 
     def _read(self) -> bool:
-        if not select.select([self.keyboard], [], [], 60)[0]:
-            return False
+        """Take what is on the screen; false once the program has ended."""
+        # An endless video goes on without a word.
+        is_ready, _, _ = select.select([self.keyboard], [], [], 60)
+        assert is_ready, self.text
         try:
             new = os.read(self.keyboard, 4096)
         # What a terminal says once nobody has it open any more.
@@ -243,8 +243,7 @@ def test_prompts_typed_while_it_runs_take_effect_and_ctrl_c_keeps_the_video(weig
         session.wait_for("block 0, 0.0 s: a red circle\n")
         session.type("\na blue square\n")
         session.wait_for(" s: a blue square\n")
-        session.type("\x03")
-        assert session.end() == 0
+        assert session.interrupt() == 0
     finally:
         session.process.kill()
         session.process.wait()

@@ -73,3 +73,23 @@ def test_what_the_end_raises_replaces_the_error_of_the_work():
     worker.submit(0)
     with pytest.raises(RuntimeError, match="explained disk"):
         worker.finish()
+
+
+def test_nobody_meets_the_error_of_the_work_while_the_end_still_explains_it():
+    may_explain, is_ending = threading.Event(), threading.Event()
+
+    def fail(_):
+        raise OSError("disk")
+
+    def end(error):
+        is_ending.set()
+        assert may_explain.wait(10)
+        raise RuntimeError(f"explained {error}")
+
+    worker = BackgroundWorker(fail, end, capacity=2, name="test")
+    worker.submit(0)
+    assert is_ending.wait(10)
+    worker.submit(1)
+    may_explain.set()
+    with pytest.raises(RuntimeError, match="explained disk"):
+        worker.finish()

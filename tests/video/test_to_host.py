@@ -47,8 +47,8 @@ def test_what_a_receiver_raises_comes_back_and_nothing_is_handed_over_after_it()
     transfer.send(torch.zeros(1), received.append)
     with pytest.raises(ZeroDivisionError):
         transfer.finish()
-    with pytest.raises(ValueError, match="after finish"):
-        transfer.send(torch.zeros(1), received.append)
+    with pytest.raises(ZeroDivisionError):
+        transfer.finish()
     assert received == []
 
 

@@ -1,0 +1,66 @@
+"""The folder of the embedded model: written, read back, and the one in the package."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from longlive.errors import UserError
+from longlive.models.dit import DiT
+from longlive.models.sizes import DiTConfig
+from longlive.models.vae import WanVAE
+from longlive.models.vae_networks import VAEConfig
+from longlive.shapes import SLOTS
+from longlive.weights import embedded
+
+LARGEST_BYTES = 16_000_000
+CONFIG = DiTConfig(
+    width=64, ffn_width=64, heads=2, layers=1, text_width=8, text_len=4, frequency_width=8
+)
+
+
+def test_a_component_is_read_back_with_its_size_within_the_error_of_eight_bits(tmp_path):
+    dit = DiT(CONFIG)
+    embedded.save_component(tmp_path, "dit", dit.state_dict(), asdict(CONFIG))
+    read = embedded.load_dit(tmp_path)
+    assert read.config == CONFIG
+    for name, weight in dit.state_dict().items():
+        largest = weight.abs().max()
+        assert (read.state_dict()[name] - weight).abs().max() <= largest / 250
+
+
+def test_latent_statistics_come_back_with_the_vae(tmp_path):
+    mean, std = tuple(i / 10 for i in range(16)), tuple(1 + i / 10 for i in range(16))
+    config = VAEConfig(base_width=2, latent_mean=mean, latent_std=std)
+    embedded.save_component(tmp_path, "vae", WanVAE(config).state_dict(), asdict(config))
+    vae = embedded.load_vae(tmp_path)
+    assert vae.config == config
+    assert torch.equal(vae.latent_mean.flatten(), torch.tensor(mean))
+
+
+def test_components_share_one_config_file(tmp_path):
+    embedded.save_component(tmp_path, "a", {"weight": torch.zeros(1)}, {"x": 1})
+    embedded.save_component(tmp_path, "b", {"weight": torch.zeros(1)}, {"y": 2})
+    config = json.loads((tmp_path / embedded.CONFIG_FILE).read_text())
+    assert config == {"a": {"x": 1}, "b": {"y": 2}}
+
+
+def test_a_folder_without_a_config_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        embedded.load_dit(tmp_path)
+
+
+def test_the_package_holds_a_whole_model_of_at_most_sixteen_megabytes():
+    folder = embedded.embedded_folder()
+    sizes = {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
+    assert sizes.keys() == {f"{name}.safetensors" for name in ("dit", "text_encoder", "vae")}
+    assert sum(sizes.values()) <= LARGEST_BYTES
+    dit, encoder = embedded.load_dit(), embedded.load_text_encoder()
+    tokenizer = embedded.load_tokenizer()
+    assert dit.config.text_width == encoder.config.width
+    assert tokenizer.vocab_size <= encoder.config.vocab
+    assert embedded.load_vae().config.latent_channels == dit.config.latent_channels
+    words = {word for values in SLOTS.values() for value in values for word in value.split()}
+    assert words <= set(tokenizer.known_words())
+    assert (folder / "README.md").is_file()
