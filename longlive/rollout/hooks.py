@@ -175,9 +175,17 @@ class CallbackHooks:
             raise UserError(f"{twice.__name__} is configured twice: name its overlay once")
 
     def call(self, hook: str, state: RolloutState, *args: Any) -> None:
-        """Call ``hook`` of every rollout callback, in order."""
+        """Call ``hook`` of every callback, in order; all hear of the end, even if one fails."""
+        errors: list[Exception] = []
         for callback in self.callbacks:
-            getattr(callback, hook)(self.trainer, self.pl_module, state, *args)
+            try:
+                getattr(callback, hook)(self.trainer, self.pl_module, state, *args)
+            except Exception as error:
+                if hook != "on_rollout_end":
+                    raise
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def configure_rollout(self, spec: RolloutSpec) -> RolloutSpec:
         """Let every callback change the spec.

@@ -43,8 +43,8 @@ def stream_blocks(
     Yields:
         ``[B, F, C, H, W]``, F latent frames per block, in time order.
     """
-    hooks.call("on_rollout_start", state)
     try:
+        hooks.call("on_rollout_start", state)
         blocks = state.spec.blocks
         for block_index in count() if blocks is None else range(blocks):
             state.block_index = block_index

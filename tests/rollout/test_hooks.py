@@ -123,3 +123,22 @@ def test_a_callback_without_hooks_changes_nothing():
 def test_nobody_may_listen():
     hooks: RolloutHooks = NoHooks()
     Rollout(nano_dit(), spec(latent_frames=2), hooks=hooks).latents()
+
+
+def test_everybody_hears_of_the_end_even_if_one_fails():
+    heard = []
+
+    class Fails(RolloutCallback):
+        wrap_order = WrapOrder.WEIGHTS
+
+        def on_rollout_end(self, trainer, pl_module, state):
+            raise OSError("disk")
+
+    class Listens(RolloutCallback):
+        def on_rollout_end(self, trainer, pl_module, state):
+            heard.append("end")
+
+    hooks = CallbackHooks([Fails(), Listens()], pl.LightningModule())
+    with pytest.raises(OSError, match="disk"):
+        hooks.call("on_rollout_end", None)
+    assert heard == ["end"]
