@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from longlive.data.shapes_data import draw_clip, encode_clips, shapes_tokenizer
-from longlive.models.sizes import dit_config
-from longlive.models.text_encoder import text_encoder_config
 from longlive.models.vae import WanVAE
 from longlive.models.vae_networks import SIZES
 from longlive.weights.embedded import save_component
@@ -41,11 +39,10 @@ def export_vae(weights: dict[str, Tensor], output: Path, clips: int) -> None:
     print(save_component(output, "vae", weights, asdict(config)))
 
 
-def export_dit(weights: dict[str, Tensor], output: Path) -> None:
-    for name, config in (
-        ("dit", asdict(dit_config("tiny"))),
-        ("text_encoder", asdict(text_encoder_config("tiny"))),
-    ):
+def export_dit(
+    weights: dict[str, Tensor], sizes: dict[str, dict[str, object]], output: Path
+) -> None:
+    for name, config in sizes.items():
         prefix = f"{name}."
         part = {key.removeprefix(prefix): v for key, v in weights.items() if key.startswith(prefix)}
         print(save_component(output, name, part, config))
@@ -59,11 +56,12 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--clips", type=int, default=128, help="clips the statistics are over")
     args = parser.parse_args()
-    weights = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
+    weights = checkpoint["state_dict"]
     if args.component == "vae":
         export_vae(weights, args.output, args.clips)
     else:
-        export_dit(weights, args.output)
+        export_dit(weights, checkpoint["sizes"], args.output)
     return 0
 
 

@@ -1,5 +1,8 @@
 """Trains text encoder and diffusion transformer together, from nothing, by flow matching."""
 
+from dataclasses import asdict
+from typing import Any
+
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -73,6 +76,13 @@ class TextToVideoPretraining(pl.LightningModule):
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the sizes beside the weights, for the export."""
+        checkpoint["sizes"] = {
+            "dit": asdict(self.dit.config),
+            "text_encoder": asdict(self.text_encoder.config),
         }
 
     def _without_some_prompts(self, ids_BM: Tensor, mask_BM: Tensor) -> tuple[Tensor, Tensor]:

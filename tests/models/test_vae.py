@@ -471,3 +471,21 @@ def test_input_that_cannot_work_is_refused_in_one_line(small, call, message):
     with pytest.raises(UserError, match=message) as error:
         call(small)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["as built", "features of exact zeros"])
+def test_mid_gray_which_is_zero_at_the_input_has_finite_gradients(bias):
+    vae = WanVAE(VAEConfig(base_width=2))
+    if not bias:
+        torch.nn.init.zeros_(vae.encoder.conv1.bias)
+    gray = torch.full((1, 5, 3, 16, 16), 0.5)
+    vae.reconstruction_terms(gray)["loss"].backward()
+    largest = [float(weight.grad.abs().max()) for weight in vae.parameters()]
+    assert all(value < 1e4 for value in largest), "also false for NaN"
+
+
+def test_a_vector_of_zeros_is_normed_to_zeros_with_and_without_gradients():
+    norm, x = ChannelNorm(4), torch.zeros(1, 4, 1, 2, 2)
+    with torch.no_grad():
+        assert not norm(x).any()
+    assert not norm(x.requires_grad_()).any()
