@@ -12,8 +12,10 @@ from longlive.rollout.hooks import RolloutCallback, WrapOrder
 class CompileLayers(RolloutCallback):
     """Compiles each transformer layer in place, in training and in a rollout.
 
-    All layers run the same code, so the first one's compilation serves the others. In a rollout one
-    graph is built per fill level of the window. Numerics: fused kernels round differently.
+    In training all layers run the same code, and the first one's compilation serves the others. In a
+    rollout it does not yet: the cache is indexed by the layer, so every layer and fill level of the
+    window is compiled anew, and past torch's limit of 8 the rest runs eagerly. Numerics: fused
+    kernels round differently.
 
     Args:
         mode: Passed to ``torch.compile``.

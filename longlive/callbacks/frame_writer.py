@@ -13,7 +13,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from torch import Tensor
 
-from longlive.callbacks.rollout_files import RolloutFiles
+from longlive.callbacks.rollout_files import NobodyListens, OutputListener, RolloutFiles
 from longlive.errors import UserError
 from longlive.rollout.hooks import RolloutCallback
 from longlive.rollout.job import RolloutJob, job_of
@@ -44,6 +44,7 @@ class FrameWriter(RolloutCallback):
 
     Attributes:
         written: The MP4 files of the rollouts that have ended, in that order.
+        listener: Is told how the frames of later rollouts get to the files.
 
     Raises:
         UserError: If ``output`` or ``crf`` cannot work. Whether files can be written there is found
@@ -68,6 +69,7 @@ class FrameWriter(RolloutCallback):
         self.latents = latents
         self.crf = crf
         self.written: list[Path] = []
+        self.listener: OutputListener = NobodyListens()
         self._names: set[Path] = set()
         # A rollout that nobody goes on with ends only when its generator is collected.
         self._open: dict[int, RolloutFiles] = {}
@@ -78,7 +80,8 @@ class FrameWriter(RolloutCallback):
         if self.is_named and self.output.is_dir():
             raise UserError(f"cannot write {self.output}: it is a folder; choose another name")
         _make_writable(self.output.parent if self.is_named else self.output)
-        self._open[id(state)] = RolloutFiles(state.spec, state.device, job_of(pl_module))
+        job = job_of(pl_module)
+        self._open[id(state)] = RolloutFiles(state.spec, state.device, job, self.listener)
 
     def on_prompt_switch(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState

@@ -3,8 +3,9 @@
 # Shape suffixes: B batch, F latent frames, T frames, C channels, H W rows and columns.
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
@@ -24,6 +25,30 @@ from longlive.video.to_host import HostTransfer
 _BLOCKS_UNDER_WAY = 2
 
 
+class OutputListener(Protocol):
+    """Is told how frames leave the device."""
+
+    def sending(self) -> AbstractContextManager[None]:
+        """Held while a block's frames are converted and their copy is queued, in the rollout."""
+        ...
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Held while a block's frames are handed to the encoders, in a thread of its own."""
+        ...
+
+
+class NobodyListens:
+    """Nobody is told."""
+
+    def sending(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
+
+
 class RolloutFiles:
     """One set of files for each video of a rollout's batch.
 
@@ -31,6 +56,7 @@ class RolloutFiles:
         spec: What was asked for.
         device: Where the rollout runs.
         job: Which video it is.
+        listener: Is told how the frames get there.
 
     Attributes:
         job: Likewise.
@@ -38,12 +64,15 @@ class RolloutFiles:
         summary: What became of them, in a line; after ``end``.
     """
 
-    def __init__(self, spec: RolloutSpec, device: torch.device, job: RolloutJob) -> None:
+    def __init__(
+        self, spec: RolloutSpec, device: torch.device, job: RolloutJob, listener: OutputListener
+    ) -> None:
         self.job = job
         self.recordings: list[Recording] = []
         self.summary = ""
         self._spec = spec
         self._device = device
+        self._listener = listener
         self._prompts: list[tuple[int, str]] = []
         self._transfer: HostTransfer | None = None
         self._start_s = time.perf_counter()
@@ -86,8 +115,9 @@ class RolloutFiles:
 
     def send_frames(self, frames_BTCHW: Tensor) -> None:
         """Queue frames in [0, 1]; they become 8-bit where they are."""
-        x_BTCHW = to_uint8(frames_BTCHW.detach())
-        self._opened.send(rearrange(x_BTCHW, "B T C H W -> B T H W C"), self._receive_frames)
+        with self._listener.sending():
+            x_BTCHW = to_uint8(frames_BTCHW.detach())
+            self._opened.send(rearrange(x_BTCHW, "B T C H W -> B T H W C"), self._receive_frames)
 
     def end(self, failure: BaseException | None) -> list[Exception]:
         """Complete all files with what was made, and write the sidecars.
@@ -121,8 +151,9 @@ class RolloutFiles:
 
     def _receive_frames(self, frames_BTHWC: Tensor) -> None:
         self._first_frame_s = self._first_frame_s or time.perf_counter() - self._start_s
-        for recording, frames in zip(self.recordings, frames_BTHWC, strict=True):
-            recording.append_frames(frames)
+        with self._listener.writing():
+            for recording, frames in zip(self.recordings, frames_BTHWC, strict=True):
+                recording.append_frames(frames)
 
     def _describe(self, failure: BaseException | None, *, is_whole: bool) -> list[Exception]:
         seconds = time.perf_counter() - self._start_s

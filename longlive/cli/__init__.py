@@ -37,6 +37,7 @@ COMMANDS = {
     "test": Command("score a model on the test data", "lightning_commands"),
     "download": Command("fetch published weights, and check them", "weights_commands"),
     "convert": Command("merge a LoRA into base weights, as one folder", "weights_commands"),
+    "analyze": Command("count the work of a configuration, and its floor", "analyze"),
     "doctor": Command("say what this machine can do, and what it lacks", "doctor"),
 }
 

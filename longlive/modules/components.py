@@ -6,6 +6,8 @@ from typing import Literal
 
 import torch
 
+from longlive.data.shapes_data import shapes_tokenizer
+from longlive.errors import UserError
 from longlive.models.dit import DiT
 from longlive.models.sizes import dit_config
 from longlive.models.text_encoder import UMT5Encoder, text_encoder_config
@@ -74,7 +76,9 @@ def build_components(
     """
     if weights == "synthetic":
         parts = _synthetic(size, decoder, device, dtype)
-    elif weights == "embedded" or (Path(weights) / embedded.CONFIG_FILE).is_file():
+    elif weights == "embedded" or embedded.is_embedded_folder(weights):
+        if decoder != "wan":
+            raise UserError(f"{weights} weights have no {decoder} decoder: set decoder to wan")
         parts = _embedded(None if weights == "embedded" else weights, device, dtype)
     else:
         parts = _released(weights, size, decoder, lora, device, dtype)
@@ -101,15 +105,17 @@ def _synthetic(
 ) -> Components:
     with torch.device("meta"):
         dit = DiT(dit_config(size))
-        text_size = "tiny" if size == "tiny" else "umt5-xxl"
-        text_encoder = UMT5Encoder(text_encoder_config(text_size))
-        made = WanVAE("tiny" if size == "tiny" else "wan") if decoder == "wan" else TinyDecoder()
+        text_encoder = UMT5Encoder(text_encoder_config("tiny" if size == "tiny" else "umt5-xxl"))
+        decoder_size = "tiny" if size == "tiny" else "wan"
+        made = WanVAE(decoder_size) if decoder == "wan" else TinyDecoder(decoder_size)
     for module in (dit, text_encoder, made):
         fill_synthetic(module, dtype=dtype, device=device)
-    tokenizer = PromptTokenizer(build_byte_tokenizer(), text_encoder_config(text_size).text_len)
-    # The tiny table has fewer rows than there are bytes.
-    if text_size == "tiny":
-        tokenizer = embedded.load_tokenizer()
+    # The table of the tiny text encoder has fewer rows than there are bytes.
+    tokenizer = (
+        shapes_tokenizer()
+        if size == "tiny"
+        else PromptTokenizer(build_byte_tokenizer(), text_encoder.config.text_len)
+    )
     return Components(dit, text_encoder, tokenizer, made, "synthetic", f"random weights, {size}")
 
 

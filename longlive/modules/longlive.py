@@ -14,9 +14,9 @@ from torch import Tensor
 
 from longlive.attention.backends import BackendName, resolve_attention
 from longlive.attention.rope import RopeKind
-from longlive.data.prompts import PromptScript
+from longlive.data.prompts import PromptDataModule, PromptScript
 from longlive.errors import UserError
-from longlive.geometry import FPS, Geometry, frames_of, latent_frames_for_seconds
+from longlive.geometry import FPS, Geometry, latent_frames_for_seconds
 from longlive.models.dit import stack_text
 from longlive.modules.components import Components, DecoderName, LoraMode, build_components
 from longlive.rollout.denoiser import CausalDenoiser, Denoiser, GuidedDenoiser
@@ -31,6 +31,8 @@ from longlive.schedule import DenoisingSchedule
 log = logging.getLogger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DENOISING_STEPS = (1000, 750, 500, 250)
+"""The steps that the published model was distilled for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ class LongLive(pl.LightningModule):
         width_px: Columns of a frame.
         seconds: Length of a video; rounded up to whole blocks.
         latent_frames: The same in latent frames, whole blocks; exactly one of the two.
-        denoising_steps: Steps in [1, 1000] that a distilled model was trained with, or the number
-            of equal steps for an undistilled one.
+        denoising_steps: Steps in [1, 1000] that a distilled model was trained with, by default
+            those of the published one; or the number of equal steps for an undistilled one.
         shift: Time shift of the noise levels.
         sampler: ``renoise`` for a distilled model, ``euler`` for an undistilled one.
         guidance: Classifier-free guidance; 1 switches it off.
@@ -77,9 +79,12 @@ class LongLive(pl.LightningModule):
         decoder: The VAE's decoder, or the tiny one.
         lora: Merge the published adapters, or run them beside the weights as the reference does.
         dtype: Type of the weights; ``auto`` is bfloat16 on a GPU and float32 on a CPU.
+
+    Raises:
+        UserError: If the settings cannot work together.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument is one key of the configuration.
         self,
         weights: str = "embedded",
         size: Literal["tiny", "wan-1.3b", "wan-14b"] = "wan-1.3b",
@@ -87,7 +92,7 @@ class LongLive(pl.LightningModule):
         width_px: int = 832,
         seconds: float | None = None,
         latent_frames: int | None = None,
-        denoising_steps: list[int] | int = (1000, 750, 500, 250),  # type: ignore[assignment]
+        denoising_steps: list[int] | int | None = None,
         shift: float = 5.0,
         sampler: SamplerName = "renoise",
         guidance: float = 1.0,
@@ -103,6 +108,9 @@ class LongLive(pl.LightningModule):
         dtype: Literal["auto", "bfloat16", "float32"] = "auto",
     ) -> None:
         super().__init__()
+        # Whatever cannot work is refused before any weight is read. The patch of the embedded
+        # model is not known yet; one position is the finest there is.
+        geometry = Geometry(height_px, width_px, patch=1, block_latent_frames=block_latent_frames)
         if (seconds is None) == (latent_frames is None):
             raise UserError("give the length of a video once: as seconds or as latent_frames")
         if seconds is not None:
@@ -119,17 +127,15 @@ class LongLive(pl.LightningModule):
         self.dtype_name = dtype
         self.job: RolloutJob | None = None
         self.parts: Components | None = None
+        if denoising_steps is None:
+            denoising_steps = list(DENOISING_STEPS)
         schedule = (
             DenoisingSchedule.uniform(denoising_steps, shift=shift)
             if isinstance(denoising_steps, int)
             else DenoisingSchedule.from_steps(denoising_steps, shift=shift)
         )
-        # Whatever cannot work is refused before any weight is read. The patch of the embedded
-        # model is not known yet; one position is the finest there is.
         self.spec = RolloutSpec(
-            geometry=Geometry(
-                height_px, width_px, patch=1, block_latent_frames=block_latent_frames
-            ),
+            geometry=geometry,
             schedule=schedule,
             latent_frames=latent_frames,
             window_latent_frames=window_latent_frames,
@@ -139,6 +145,21 @@ class LongLive(pl.LightningModule):
             sampler=sampler,
             guidance=guidance,
         ).check()
+
+    def setup(self, stage: str) -> None:
+        """Refuse prompts that do not fit the video; the weights are not read yet.
+
+        Raises:
+            UserError: If a prompt would never be shown.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        scripts = data.scripts if isinstance(data, PromptDataModule) else ()
+        for script in scripts:
+            try:
+                self._timeline_of(script)
+            except UserError as error:
+                place = f"video {script.index}: " if len(scripts) > 1 else ""
+                raise UserError(f"{place}{error}") from error
 
     def configure_model(self) -> None:
         """Load the weights onto the trainer's device."""
@@ -230,17 +251,19 @@ class LongLive(pl.LightningModule):
     def predict_step(self, batch: PromptScript, batch_idx: int = 0) -> RolloutReport:
         """Make one video; its frames leave through ``on_frames_ready``."""
         started = time.perf_counter()
-        latent_frames = self.spec.latent_frames
-        if latent_frames is None:
-            raise UserError("a video made by predict needs a length: set seconds")
-        timeline = batch.timeline(latent_frames, self.block_latent_frames)
+        timeline = self._timeline_of(batch)
         callbacks = cast(list[pl.Callback], getattr(self.trainer, "callbacks", []))
         stream = self.stream(timeline, seed=batch.seed, index=batch.index, callbacks=callbacks)
         frames = sum(block.frames.shape[1] for block in stream)
-        assert frames == frames_of(latent_frames)
         seconds = time.perf_counter() - started
         log.info("video %d: %.1f s of video in %.1f s", batch.index, frames / FPS, seconds)
         return RolloutReport(batch.index, frames, seconds)
+
+    def _timeline_of(self, script: PromptScript) -> PromptTimeline:
+        latent_frames = self.spec.latent_frames
+        if latent_frames is None:
+            raise UserError("a video made by predict needs a length: set seconds")
+        return script.timeline(latent_frames, self.block_latent_frames)
 
     def encode(self, prompts: list[str]) -> Tensor:
         """Text embeddings ``[B, M, E]``, zero past each prompt's end. An empty prompt is none."""

@@ -28,6 +28,7 @@ from longlive.weights.state_dicts import read_state_dict
 CONFIG_FILE = "config.json"
 
 Module = TypeVar("Module", bound=nn.Module)
+Size = TypeVar("Size", DiTConfig, UMT5Config, VAEConfig)
 
 
 def embedded_folder() -> Path:
@@ -39,43 +40,47 @@ def read_config(folder: str | Path | None = None) -> dict[str, Any]:
     """Read ``config.json`` of a folder; None is the one in the package.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is none, or it is no JSON object.
     """
-    path = Path(folder or embedded_folder()) / CONFIG_FILE
+    path = _config_path(folder)
     if not path.is_file():
         raise UserError(f"no {CONFIG_FILE} in {path.parent}: name a folder of converted weights")
-    config: dict[str, Any] = json.loads(path.read_text())
+    try:
+        config: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): copy it again") from error
     return config
+
+
+def is_embedded_folder(folder: str | Path) -> bool:
+    """Tell whether a folder has this layout; published models have a ``config.json``, too."""
+    return _config_path(folder).is_file() and "dit" in read_config(folder)
 
 
 def load_vae(folder: str | Path | None = None) -> WanVAE:
     """Read the VAE."""
-    config: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in read_config(folder)["vae"].items()
-    }
     with torch.device("meta"):
-        vae = WanVAE(VAEConfig(**config))
+        vae = WanVAE(_size(VAEConfig, folder, "vae"))
     return _load(vae, folder, "vae")
 
 
 def load_dit(folder: str | Path | None = None) -> DiT:
     """Read the diffusion transformer."""
     with torch.device("meta"):
-        dit = DiT(DiTConfig(**read_config(folder)["dit"]))
+        dit = DiT(_size(DiTConfig, folder, "dit"))
     return _load(dit, folder, "dit")
 
 
 def load_text_encoder(folder: str | Path | None = None) -> UMT5Encoder:
     """Read the text encoder."""
     with torch.device("meta"):
-        encoder = UMT5Encoder(UMT5Config(**read_config(folder)["text_encoder"]))
+        encoder = UMT5Encoder(_size(UMT5Config, folder, "text_encoder"))
     return _load(encoder, folder, "text_encoder")
 
 
 def load_tokenizer(folder: str | Path | None = None) -> PromptTokenizer:
     """Read the tokenizer."""
-    text_len = read_config(folder)["text_encoder"]["text_len"]
+    text_len = _size(UMT5Config, folder, "text_encoder").text_len
     return PromptTokenizer.from_folder(folder or embedded_folder(), text_len)
 
 
@@ -90,6 +95,24 @@ def save_component(
     whole = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps({**whole, name: config}, indent=1) + "\n")
     return path
+
+
+def _config_path(folder: str | Path | None) -> Path:
+    return Path(folder or embedded_folder()) / CONFIG_FILE
+
+
+def _size(kind: type[Size], folder: str | Path | None, name: str) -> Size:
+    """Read the size of one component."""
+    stored: Any = read_config(folder).get(name)
+    try:
+        # JSON has no tuples.
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
+        }
+        return kind(**fields)
+    except (AttributeError, TypeError) as error:
+        path = _config_path(folder)
+        raise UserError(f"{path} does not describe a {name} ({error}): copy it again") from error
 
 
 def _load(module: Module, folder: str | Path | None, name: str) -> Module:

@@ -293,5 +293,5 @@ def test_an_option_that_predict_does_not_have_is_one_line(capsys):
 
 def test_the_table_of_commands_is_complete():
     assert cli.COMMANDS.keys() == {
-        *("predict", "fit", "validate", "test", "download", "convert", "doctor")
+        *("predict", "fit", "validate", "test", "download", "convert", "analyze", "doctor")
     }
