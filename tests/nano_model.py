@@ -31,6 +31,9 @@ SETTINGS: dict[str, Any] = {
     "width_px": 48,
     "denoising_steps": [1000, 500],
     "window_latent_frames": 6,
+    "sink_latent_frames": 3,
+    "positions": "absolute",
+    "sampler": "renoise",
 }
 
 

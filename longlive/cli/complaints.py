@@ -117,10 +117,14 @@ def _unknown_key(key: str, parser: ArgumentParser, dashes: str = "") -> Complain
 
 
 def _closest(key: str, known: list[str]) -> str | None:
-    # A wrong first part, as in modle.seconds, is looked up alone: the rest depends on the class.
     first = key.partition(".")[0]
-    firsts = {name.partition(".")[0] for name in known} - {first}
-    matches = get_close_matches(key, known, 1) or get_close_matches(first, firsts, 1)
+    firsts = {name.partition(".")[0] for name in known}
+    # A wrong first part, as in modle.seconds, is looked up alone: the rest depends on the class.
+    matches = (
+        get_close_matches(key, known, 1)
+        if first in firsts
+        else (get_close_matches(first, firsts, 1))
+    )
     return matches[0] if matches else None
 
 

@@ -1,9 +1,11 @@
 """predict, fit, validate and test: LightningCLI with our defaults and short-cuts."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -79,8 +81,8 @@ class PredictCLI(LongLiveCLI):
         )
         group.add_argument(
             "--switch",
-            type=int | list[int],
-            nargs="+",
+            type=list[int] | int | None,
+            metavar="FRAME ...",
             help="latent frames at which later prompts begin",
         )
         group.add_argument("--seconds", type=float | None, help="length of a video")
@@ -101,7 +103,8 @@ class PredictCLI(LongLiveCLI):
         if config.prompts is not None:
             _set(config.data, "prompts_file", Path(config.prompts), "--prompts")
         if config.switch is not None:
-            _set(config.data, "switch_latent_frames", _flat(config.switch), "--switch")
+            switches = [config.switch] if isinstance(config.switch, int) else config.switch
+            _set(config.data, "switch_latent_frames", switches, "--switch")
         if config.seed is not None:
             _set(config.data, "seed", config.seed, "--seed")
         if config.seconds is not None:
@@ -123,6 +126,7 @@ def run(args: list[str]) -> None:
         UserError: For input that cannot work.
     """
     name = args[0]
+    args = _with_switches_joined(args)
     check_config_files(args)
     cli = PredictCLI if name == "predict" else LongLiveCLI
     options: dict[str, Any] = {
@@ -172,15 +176,26 @@ def _without_chatter(*, is_predict: bool) -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _with_switches_joined(args: list[str]) -> list[str]:
+    """Turn ``--switch 10 5`` into ``--switch=[10,5]``.
+
+    An option of several words would refuse a single number in a file.
+    """
+    if "--switch" not in args:
+        return args
+    place = args.index("--switch")
+    numbers = list(takewhile(re.compile(r"-?\d+").fullmatch, args[place + 1 :]))
+    if not numbers:
+        return args
+    joined = f"--switch=[{','.join(numbers)}]"
+    return [*args[:place], joined, *args[place + 1 + len(numbers) :]]
+
+
 def _set(node: Namespace, name: str, value: Any, option: str) -> None:
     """Set an argument of a configured class."""
     if name not in node.get("init_args", {}):
         raise UserError(f"{option} does not fit: {node.class_path} takes no {name}")
     node.init_args[name] = value
-
-
-def _flat(given: list[int | list[int]]) -> list[int]:
-    return [number for item in given for number in (item if isinstance(item, list) else [item])]
 
 
 def _frame_writer(callbacks: list[Namespace] | None, option: str) -> Namespace:

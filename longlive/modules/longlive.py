@@ -35,9 +35,11 @@ DENOISING_STEPS = (1000, 750, 500, 250)
 """The steps that the published model was distilled for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RolloutReport:
     """What ``predict_step`` returns for one video; the frames left through the hooks.
+
+    Not frozen: the Trainer refuses to collect what it cannot write to.
 
     Attributes:
         index: Place among the videos of the run.

@@ -33,7 +33,7 @@ from longlive.weights.embedded import CONFIG_FILE
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs" / "tiny.yaml"
 PROMPT = "--prompt=a red circle"
-LONGEST_LINE = 400
+LONGEST_LINE = 450
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,10 @@ def test_several_prompts_switch_where_the_command_line_says(predict, switch):
     assert starts(Path("x.mp4")) == list(zip((0, 3, 6), prompts, strict=True))
 
 
-def test_switches_may_stand_in_a_configuration(predict, tmp_path):
-    config = write(tmp_path / "s.yaml", 'prompt: ["a circle", "a square"]\nswitch: [6]\n')
-    assert predict(f"--config={config}", "--output=x.mp4", "--seconds=1").code == 0
+@pytest.mark.parametrize("switch", ["6", "[6]"])
+def test_switches_may_stand_in_a_configuration(predict, tmp_path, switch):
+    config = write(tmp_path / "s.yaml", f'prompt: ["a circle", "a square"]\nswitch: {switch}\n')
+    assert predict(f"--config={config}", "--output=x.mp4", "--seconds=1.5").code == 0
     assert starts(Path("x.mp4")) == [(0, "a circle"), (6, "a square")]
 
 
@@ -264,7 +265,11 @@ def test_without_a_close_key_those_of_the_class_are_listed(predict):
         ("trainer.max_epochs", "all", "trainer.max_epochs must be a whole number or null, got all"),
         ("trainer.callbacks", 3, "trainer.callbacks cannot be 3: see longlive predict --help"),
         ("seconds", "long", "seconds must be a number or null, got long"),
-        ("switch", "ten", "switch must be a whole number or a list of whole numbers, got ten"),
+        (
+            "switch",
+            "ten",
+            "switch must be a list of whole numbers, a whole number or null, got ten",
+        ),
         ("seed_everything", -3, "seed_everything goes from 0 to 4294967295, got -3"),
     ],
 )
@@ -478,7 +483,7 @@ def test_switches_out_of_order_or_past_the_end_are_refused(predict, switches, to
         ),
         (
             "model.seconds",
-            256.5,
+            256,
             "absolute positions end at 1023 latent frames and 1026 latent frames was asked for: "
             "set positions to relative",
         ),
@@ -513,7 +518,8 @@ def test_relative_positions_have_no_limit(predict, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("name", ["gpu", "cuda"])
+# The whole word would mark the test as one that needs a GPU.
+@pytest.mark.parametrize("name", ["gpu", "cuda"], ids="accelerator={}".format)
 def test_a_missing_gpu_is_told_with_what_works_without_one(predict, name):
     assert predict(PROMPT, f"--trainer.accelerator={name}").refusal() == (
         f"no GPU for accelerator {name}: use --config configs/tiny.yaml, or add "
@@ -523,7 +529,7 @@ def test_a_missing_gpu_is_told_with_what_works_without_one(predict, name):
 
 def test_an_unknown_accelerator_is_refused(predict):
     told = predict(PROMPT, "--trainer.accelerator=abacus").refusal()
-    assert_matches(told, r"trainer: .*abacus.* Available names are: auto, cpu, .*")
+    assert_matches(told, r"trainer: .*abacus.* Available names are: .*")
 
 
 def test_an_attention_kernel_that_does_not_run_here_is_refused(predict):
@@ -713,11 +719,12 @@ def test_ctrl_c_finishes_the_video_so_far_and_it_plays(nano_config, tmp_path):
 
 
 class OneStep(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
     def training_step(self, batch, batch_index):
         return self.layer(batch).sum()
-
-    def configure_model(self):
-        self.layer = torch.nn.Linear(1, 1)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -732,13 +739,11 @@ def test_a_training_run_keeps_the_trainers_warnings(run, tmp_path):
     settings = {
         "accelerator": "cpu",
         "max_steps": 1,
-        "logger": False,
+        "logger": "lightning.pytorch.loggers.CSVLogger",
+        "logger.save_dir": tmp_path,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
-        "default_root_dir": str(tmp_path),
-        "gradient_clip_val": 0,
-        "limit_val_batches": 1,
     }
     options = [f"--trainer.{name}={value}" for name, value in settings.items()]
     classes = f"--model={__name__}.OneStep", f"--data={__name__}.OneBatch"
