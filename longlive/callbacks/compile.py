@@ -12,9 +12,9 @@ from longlive.rollout.hooks import RolloutCallback, WrapOrder
 class CompileLayers(RolloutCallback):
     """Compiles each transformer layer in place, in training and in a rollout.
 
-    In training all layers run the same code, and the first one's compilation serves the others. In a
-    rollout it does not yet: the cache is indexed by the layer, so every layer and fill level of the
-    window is compiled anew, and past torch's limit of 8 the rest runs eagerly. Numerics: fused
+    In training all layers run the same code, and the first one's compilation serves the others. In
+    a rollout it does not yet: the cache is indexed by the layer, so every layer and fill level of
+    the window is compiled anew, and past torch's limit of 8 the rest runs eagerly. Numerics: fused
     kernels round differently.
 
     Args:

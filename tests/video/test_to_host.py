@@ -1,6 +1,7 @@
 """Copies to the host: in order, independent of the source, and without waiting."""
 
 import threading
+from contextlib import suppress
 
 import pytest
 import torch
@@ -45,8 +46,9 @@ def test_what_a_receiver_raises_comes_back_and_nothing_is_handed_over_after_it()
     transfer = HostTransfer(capacity=2, name="test")
     transfer.send(torch.zeros(1), fail)
     # Sending raises it, too, if the thread was quick.
-    with pytest.raises(ZeroDivisionError):
+    with suppress(ZeroDivisionError):
         transfer.send(torch.zeros(1), received.append)
+    with pytest.raises(ZeroDivisionError):
         transfer.finish()
     with pytest.raises(ZeroDivisionError):
         transfer.finish()
