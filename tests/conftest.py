@@ -7,6 +7,10 @@ import torch
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 
+# Two test processes of two threads each on two cores wait for each other, and take five times as
+# long.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:

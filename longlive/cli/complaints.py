@@ -120,11 +120,8 @@ def _closest(key: str, known: list[str]) -> str | None:
     first = key.partition(".")[0]
     firsts = {name.partition(".")[0] for name in known}
     # A wrong first part, as in modle.seconds, is looked up alone: the rest depends on the class.
-    matches = (
-        get_close_matches(key, known, 1)
-        if first in firsts
-        else (get_close_matches(first, firsts, 1))
-    )
+    wanted, names = (key, known) if first in firsts else (first, sorted(firsts))
+    matches = get_close_matches(wanted, names, 1)
     return matches[0] if matches else None
 
 

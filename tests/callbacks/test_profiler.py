@@ -1,7 +1,9 @@
 """The profiler on rollouts of the nano transformer: which regions, how long, and nothing else."""
 
+import gc
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from longlive.callbacks.frame_writer import FrameWriter
 from longlive.callbacks.profiler import LongLiveProfiler, report
 from longlive.errors import UserError
 from longlive.geometry import frames_of
+from longlive.metrics import clocks
 from longlive.metrics.clocks import CudaClock, memory_gauge_of
 from longlive.metrics.regions import Sample
 from longlive.models.dit import DiT
@@ -219,6 +222,28 @@ class Pause(RolloutCallback):
         time.sleep(self.seconds / 10)
 
 
+class VirtualTime:
+    """A clock that only sleeping moves: how busy the machine is must not show in a test."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def perf_counter_ns(self) -> int:
+        # No moment comes twice.
+        self.now_ns += 100
+        return self.now_ns
+
+    def sleep(self, seconds: float) -> None:
+        self.now_ns += round(seconds * 1e9)
+
+
+@pytest.fixture(autouse=True)
+def _virtual_time(monkeypatch):
+    virtual = VirtualTime()
+    for module in (clocks, rollout_recording, sys.modules[__name__]):
+        monkeypatch.setattr(module, "time", virtual)
+
+
 PAUSE_MS = 40
 
 
@@ -274,6 +299,8 @@ def test_what_other_callbacks_do_after_a_step_is_not_in_the_step():
 
 @pytest.mark.skipif(memory_gauge_of(CPU) is None, reason="needs /proc")
 def test_memory_that_the_decoder_keeps_shows_in_its_row_and_in_no_other():
+    # What earlier tests left behind must not be freed meanwhile.
+    gc.collect()
     kept: list[Tensor] = []
     mib = 64
 

@@ -1,5 +1,6 @@
 """Regions on a clock that the test turns by hand: how they nest, what they come to."""
 
+import gc
 import json
 from itertools import pairwise
 
@@ -407,6 +408,8 @@ def test_the_allocators_peak_is_that_since_the_last_reading(monkeypatch):
 
 @pytest.mark.skipif(memory_gauge_of(torch.device("cpu")) is None, reason="needs /proc")
 def test_resident_memory_grows_by_what_is_touched():
+    # What earlier tests left behind must not be freed meanwhile.
+    gc.collect()
     gauge = memory_gauge_of(torch.device("cpu"))
     before = gauge.read()
     kept = torch.ones(64 * 2**18)
