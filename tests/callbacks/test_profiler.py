@@ -652,8 +652,8 @@ def test_a_slow_writer_shows_in_its_own_row(tmp_path, monkeypatch):
     profiler.watch(writer)
     run([profiler, writer], latent_frames=4)
     rows = rows_of(profiler)
-    assert 30 <= rows["write"]["p50_ms"] <= 60
-    assert rows["block/output/copy to host"]["p50_ms"] < 15
+    assert 30 <= rows["write"]["p50_ms"] <= 31
+    assert rows["write"]["count"] == 2
 
 
 def test_exports_hold_every_sample_and_events_that_perfetto_opens(tmp_path):
