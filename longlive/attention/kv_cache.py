@@ -76,11 +76,6 @@ class KVCache:
             self._update(self.v[layer], v_BLND, write_slots_F, read),
         )
 
-    def zero_(self) -> None:
-        """Forget everything."""
-        self.k.zero_()
-        self.v.zero_()
-
     def _update(self, buffer: Tensor, new_BLND: Tensor, slots_F: Tensor, read: Slots) -> Tensor:
         new_BFPND = new_BLND.unflatten(1, (-1, self.tokens_per_slot))
         if torch.is_grad_enabled() and new_BLND.requires_grad:

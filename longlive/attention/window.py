@@ -123,10 +123,6 @@ class SlotWindow:
         """Make the plan's bookkeeping current, after its keys were written."""
         self.end, self.filled, self.head = plan.end, plan.filled, plan.head
 
-    def reset(self) -> None:
-        """Forget every frame; the buffers keep stale keys that no plan reads."""
-        self.end = self.filled = self.head = 0
-
     def _physical(self, logical: int, head: int) -> int:
         if logical < self.sink:
             return logical

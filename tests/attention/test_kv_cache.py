@@ -82,14 +82,6 @@ def test_writing_no_latent_frames_reads_all_the_same():
     assert torch.equal(k, k_old)
 
 
-def test_a_zeroed_cache_is_forgotten():
-    cache = cache_of()
-    cache.update(0, keys(1), keys(1), slots(0), 1)
-    cache.zero_()
-    assert cache.k.count_nonzero() == cache.v.count_nonzero() == 0
-    assert cache.slots == 4
-
-
 @pytest.mark.parametrize("read", [3, slots(2, 1)])
 def test_gradients_reach_the_new_keys_and_the_stored_ones_are_plain_values(read):
     cache = cache_of()

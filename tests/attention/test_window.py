@@ -302,14 +302,6 @@ def test_a_plan_changes_nothing_until_it_is_committed():
     assert window.plan(2, 2).write_slots == (2, 3)
 
 
-def test_a_reset_window_plans_like_a_new_one():
-    window = SlotWindow(6, 6, 2)
-    for start in range(0, 12, 2):
-        window.commit(window.plan(start, 2))
-    window.reset()
-    assert window.plan(0, 2) == SlotWindow(6, 6, 2).plan(0, 2)
-
-
 @pytest.mark.parametrize(
     ("window", "sink", "block"), [(12, 3, 3), (6, 3, 3), (3, 0, 3), (None, 3, 3)]
 )
