@@ -8,7 +8,7 @@ of a clip with a switch.
 # Shape suffixes: B batch, T frames, F latent frames, C channels, H W rows and columns.
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from longlive.data.shapes_motion import Timeline
 from longlive.data.shapes_world import render_timelines
 from longlive.geometry import frames_of
+from longlive.models.reconstruction import FramePair
 from longlive.models.text_encoder import TEXT_ENCODER_SIZES
 from longlive.models.tokenizer import PromptTokenizer, build_word_tokenizer
 from longlive.models.vae import WanVAE
@@ -93,8 +95,10 @@ class _Numbers(IterableDataset[int]):
 class ShapesClips(pl.LightningDataModule):
     """Rendered clips for the VAE: batches of frames ``[B, T, 3, side, side]`` in [0, 1].
 
-    Every other batch holds four times as many clips of a quarter of the length: more scenes for the
-    same work. Without the long ones the VAE would fail past the length it has seen.
+    The target has no noise and no stars: a latent that need not hold them is easier to generate,
+    and the world's rules ask for neither. Every other batch holds four times as many clips of a
+    quarter of the length: more scenes for the same work. Without the long ones the VAE would fail
+    past the length it has seen.
 
     Args:
         batch_size: Clips of a training step.
@@ -125,26 +129,34 @@ class ShapesClips(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[int]:
         return DataLoader(_Numbers(0, self.validation_clips), batch_size=self.batch_size)
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> FramePair:
         """Draw the clips where they are used."""
         numbers, latent_frames = batch.tolist(), self.latent_frames
         if not cast(pl.Trainer, self.trainer).training:
             held_out = held_out_prompts()
-            timelines = [((0, held_out[number % len(held_out)]),) for number in numbers]
-            return render_timelines(
-                timelines, numbers, frames_of(latent_frames), self.side, batch.device
-            )
+            shown = [((0, held_out[number % len(held_out)]),) for number in numbers]
+            return self._pair(shown, numbers, latent_frames, batch.device)
         if numbers[0] // self.batch_size % 2:
             latent_frames = max(1, latent_frames // 4)
             numbers = [SHORT_CLIPS + 4 * number + part for number in numbers for part in range(4)]
         clips = [draw_clip(number, latent_frames, 0.1) for number in numbers]
-        return render_timelines(
-            [clip.timeline for clip in clips],
-            numbers,
-            frames_of(latent_frames),
-            self.side,
-            batch.device,
+        timelines = [clip.timeline for clip in clips]
+        return self._pair(timelines, numbers, latent_frames, batch.device)
+
+    def _pair(
+        self,
+        timelines: Sequence[Timeline],
+        numbers: list[int],
+        latent_frames: int,
+        device: torch.device,
+    ) -> FramePair:
+        frames, target = (
+            render_timelines(
+                timelines, numbers, frames_of(latent_frames), self.side, device, has_texture
+            )
+            for has_texture in (True, False)
         )
+        return FramePair(frames, target)
 
 
 class ClipBatch(NamedTuple):

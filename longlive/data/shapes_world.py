@@ -85,8 +85,17 @@ def render_timelines(
     frames: int,
     side: int = 96,
     device: torch.device | str = "cpu",
+    has_texture: bool = True,
 ) -> Tensor:
     """Draw a batch of clips, each with its own prompt switches; see ``render_timeline``.
+
+    Args:
+        timelines: One for each clip.
+        seeds: As many.
+        frames: Frames of each clip.
+        side: Height and width in pixels.
+        device: Where to draw, and where the result lies.
+        has_texture: False leaves out the noise and the stars of backgrounds.
 
     Returns:
         ``[B, T, 3, side, side]``, float32 in [0, 1].
@@ -113,7 +122,10 @@ def render_timelines(
             background_index.append(background_keys.setdefault(key, len(background_keys)))
     if not shown:
         return torch.empty(len(timelines), frames, 3, side, side, device=device)
-    images = [background_image(name, seed, side) for seed, name in background_keys]
+    images = [
+        background_image(name, seed, side) if has_texture else flat_background(name, side)
+        for seed, name in background_keys
+    ]
     frames_NCHW = _draw(
         shown,
         torch.from_numpy(np.concatenate(poses, axis=1)).float().to(device),
@@ -135,14 +147,19 @@ def background_image(background: str, seed: int, side: int) -> Tensor:
         ``[3, side, side]``, float32 in [0, 1], on the host.
     """
     generator = background_generator(seed, tuple(BACKGROUNDS).index(background))
-    flat_C11 = torch.tensor(BACKGROUNDS[background]).view(3, 1, 1)
+    flat_CHW = flat_background(background, side)
     if background in NOISE_STD:
         noise_HW = generator.standard_normal((side, side), dtype=np.float32)
-        return (flat_C11 + NOISE_STD[background] * torch.from_numpy(noise_HW)).clamp_(0.0, 1.0)
+        return (flat_CHW + NOISE_STD[background] * torch.from_numpy(noise_HW)).clamp_(0.0, 1.0)
     if background == "night":
         light_HW = _star_light(generator.random((STARS, 2)), side)
-        return torch.lerp(flat_C11, torch.ones(()), light_HW)
-    return flat_C11.expand(3, side, side)
+        return torch.lerp(flat_CHW, torch.ones(()), light_HW)
+    return flat_CHW
+
+
+def flat_background(background: str, side: int) -> Tensor:
+    """The color of a background, without noise or stars: ``[3, side, side]`` on the host."""
+    return torch.tensor(BACKGROUNDS[background]).view(3, 1, 1).expand(3, side, side)
 
 
 def _star_light(centres: np.ndarray, side: int) -> Tensor:

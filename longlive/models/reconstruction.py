@@ -2,12 +2,25 @@
 
 import math
 import time
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+
+
+class FramePair(NamedTuple):
+    """What a VAE is shown and what it is to give back; they differ in what it should drop.
+
+    Attributes:
+        frames: ``[B, T, 3, H, W]`` in [0, 1].
+        target: The same shape and range.
+    """
+
+    frames: Tensor
+    target: Tensor
 
 
 def psnr_db(frames: Tensor, target: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from longlive.errors import UserError
 from longlive.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, frames_of
 from longlive.models.decoding_stream import DecodingStream
 from longlive.models.reconstruction import (
+    FramePair,
     adamw_with_schedule,
     pixel_loss,
     psnr_db,
@@ -252,37 +253,37 @@ class WanVAE(pl.LightningModule):
         """Start decoding a video piece by piece; streams do not disturb each other."""
         return DecodingStream(self.decode_step, DecoderState(), to_unit_range)
 
-    def reconstruction_terms(self, frames_BTCHW: Tensor) -> dict[str, Tensor]:
+    def reconstruction_terms(self, frames: FramePair) -> dict[str, Tensor]:
         """Encode, draw from the posterior, decode, and compare, in one pass over the whole video.
 
         Args:
-            frames_BTCHW: In [0, 1].
+            frames: Input and target.
 
         Returns:
             The scalars ``loss``, ``pixel`` and ``kl``; the gradient is that of ``loss``.
         """
-        mean_BFCHW, log_variance_BFCHW = self.posterior(frames_BTCHW)
+        mean_BFCHW, log_variance_BFCHW = self.posterior(frames.frames)
         noise_BFCHW = torch.randn_like(mean_BFCHW)
         z_BFCHW = mean_BFCHW + (0.5 * log_variance_BFCHW).exp() * noise_BFCHW
         # Normalized latents would only be scaled back.
         raw_BCTHW = self.decoder(self.conv2(rearrange(z_BFCHW, "B F C H W -> B C F H W")))
-        target_BTCHW = frames_BTCHW[:, : raw_BCTHW.shape[2]] * 2 - 1
+        target_BTCHW = frames.target[:, : raw_BCTHW.shape[2]] * 2 - 1
         pixel = pixel_loss(
             rearrange(raw_BCTHW, "B C T H W -> B T C H W"), target_BTCHW, self.mse_weight
         )
         kl = standard_normal_kl(mean_BFCHW, log_variance_BFCHW)
         return {"loss": pixel + self.kl_weight * kl, "pixel": pixel.detach(), "kl": kl.detach()}
 
-    def training_step(self, batch: Tensor, batch_index: int = 0) -> Tensor:
-        """Train on frames ``[B, T, 3, H, W]`` in [0, 1]."""
+    def training_step(self, batch: FramePair, batch_index: int = 0) -> Tensor:
         terms = self.reconstruction_terms(batch)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
         return terms["loss"]
 
-    def validation_step(self, batch: Tensor, batch_index: int = 0) -> None:
-        """Log ``val/psnr_db`` of frames ``[B, T, 3, H, W]`` in [0, 1], coded without noise."""
-        frames = self.decode(self.encode(batch, latents_at_once=None), latents_at_once=None)
-        self.log("val/psnr_db", psnr_db(frames, batch[:, : frames.shape[1]]), prog_bar=True)
+    def validation_step(self, batch: FramePair, batch_index: int = 0) -> None:
+        """Log ``val/psnr_db``; the latents are not drawn but the means."""
+        frames = self.decode(self.encode(batch.frames, latents_at_once=None), latents_at_once=None)
+        psnr = psnr_db(frames, batch.target[:, : frames.shape[1]])
+        self.log("val/psnr_db", psnr, prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = adamw_with_schedule(

@@ -64,9 +64,20 @@ def test_every_other_batch_holds_more_and_shorter_clips():
     data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
     long = data.on_after_batch_transfer(torch.tensor([0, 1]), 0)
     short = data.on_after_batch_transfer(torch.tensor([2, 3]), 0)
-    assert long.shape == (2, frames_of(9), 3, 96, 96)
-    assert short.shape == (8, frames_of(2), 3, 96, 96)
-    assert len({clip.mean().item() for clip in short}) == 8, "a clip is repeated"
+    assert long.frames.shape == long.target.shape == (2, frames_of(9), 3, 96, 96)
+    assert short.frames.shape == short.target.shape == (8, frames_of(2), 3, 96, 96)
+    assert len({clip.mean().item() for clip in short.frames}) == 8, "a clip is repeated"
+
+
+def test_the_target_is_the_same_clip_without_noise_and_stars():
+    data = ShapesClips(batch_size=8, latent_frames=1)
+    data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
+    frames, target = data.on_after_batch_transfer(torch.arange(8), 0)
+    is_flat = target == target.flatten(-2).median(-1).values[..., None, None]
+    assert is_flat.float().mean() > 0.75, "all but the object"
+    typical = (frames - target).abs().flatten(1).median(1).values
+    assert typical.max() < 0.05, "the same object in the same place"
+    assert (frames != target).any()
 
 
 def test_validation_shows_held_out_prompts():
@@ -74,7 +85,7 @@ def test_validation_shows_held_out_prompts():
     data.trainer = SimpleNamespace(training=False)  # type: ignore[assignment]
     batches = list(data.val_dataloader())
     assert [batch.tolist() for batch in batches] == [[0, 1]]
-    assert data.on_after_batch_transfer(batches[0], 0).shape == (2, frames_of(2), 3, 96, 96)
+    assert data.on_after_batch_transfer(batches[0], 0).frames.shape == (2, frames_of(2), 3, 96, 96)
 
 
 def test_encoded_clips_are_what_the_vae_makes_of_them_whatever_the_batch():

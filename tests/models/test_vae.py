@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from longlive.errors import UserError
-from longlive.models.reconstruction import adamw_with_schedule, psnr_db, warmup_cosine
+from longlive.models.reconstruction import FramePair, adamw_with_schedule, psnr_db, warmup_cosine
 from longlive.models.vae import WanVAE, usable_frames
 from longlive.models.vae_layers import ChannelNorm, use_channels_last
 from longlive.models.vae_networks import DecoderState, EncoderState, VAEConfig
@@ -394,7 +394,7 @@ def test_a_few_training_steps_lower_the_loss_on_a_fixed_batch():
     configured = vae.configure_optimizers()
     losses = []
     for _ in range(15):
-        terms = vae.reconstruction_terms(frames)
+        terms = vae.reconstruction_terms(FramePair(frames, frames))
         terms["loss"].backward()
         configured["optimizer"].step()
         configured["optimizer"].zero_grad()
@@ -402,9 +402,20 @@ def test_a_few_training_steps_lower_the_loss_on_a_fixed_batch():
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_the_loss_is_against_the_target():
+    vae = WanVAE(SMALL)
+    frames, target = torch.rand(2, 1, 5, 3, 16, 16)
+    losses = []
+    for wanted in (frames, target):
+        torch.manual_seed(0)
+        losses.append(vae.reconstruction_terms(FramePair(frames, wanted))["pixel"].item())
+    assert losses[0] != losses[1]
+
+
 def test_gradients_reach_every_parameter_from_nine_frames():
     vae = WanVAE(SMALL)
-    vae.reconstruction_terms(torch.rand(1, 9, 3, 16, 16))["loss"].backward()
+    frames = torch.rand(1, 9, 3, 16, 16)
+    vae.reconstruction_terms(FramePair(frames, frames))["loss"].backward()
     without = {
         name
         for name, parameter in vae.named_parameters()
@@ -415,7 +426,8 @@ def test_gradients_reach_every_parameter_from_nine_frames():
 
 def test_the_trainer_fits_it_and_logs_the_reconstruction(tmp_path):
     vae = WanVAE(SMALL, max_steps=2)
-    loader = DataLoader(torch.rand(2, 6, 3, 16, 16), batch_size=1)
+    frames = torch.rand(2, 6, 3, 16, 16)
+    loader = DataLoader([FramePair(clip, clip) for clip in frames], batch_size=1)  # type: ignore[arg-type]
     trainer = pl.Trainer(
         max_steps=2,
         accelerator="cpu",
@@ -479,7 +491,7 @@ def test_mid_gray_which_is_zero_at_the_input_has_finite_gradients(bias):
     if not bias:
         torch.nn.init.zeros_(vae.encoder.conv1.bias)
     gray = torch.full((1, 5, 3, 16, 16), 0.5)
-    vae.reconstruction_terms(gray)["loss"].backward()
+    vae.reconstruction_terms(FramePair(gray, gray))["loss"].backward()
     largest = [float(weight.grad.abs().max()) for weight in vae.parameters()]
     assert all(value < 1e4 for value in largest), "also false for NaN"
 
