@@ -1,6 +1,7 @@
-"""The embedded model from nothing: train and export its VAE, then its transformer, then score both.
+"""The embedded model: train and export its VAE, then its transformer, then score both.
 
 python train/embedded.py --minutes 30 --output runs/embedded/weights
+python train/embedded.py --minutes 20 --start longlive/assets/tiny    # not from nothing
 
 Every command is printed before it runs, so each can be repeated alone.
 """
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-VAE_SHARE = 0.4
+VAE_SHARE = 0.25
 
 
 def run(*command: str | Path) -> None:
@@ -22,7 +23,9 @@ def run(*command: str | Path) -> None:
         sys.exit(code)
 
 
-def fit(name: str, folder: Path, minutes: float | None, *options: str | Path) -> Path:
+def fit(
+    name: str, folder: Path, minutes: float | None, start: Path | None, *options: str | Path
+) -> Path:
     """Train as ``configs/train/NAME.yaml`` says, or for some minutes; returns the checkpoint."""
     limit: list[str] = []
     if minutes is not None:
@@ -33,9 +36,14 @@ def fit(name: str, folder: Path, minutes: float | None, *options: str | Path) ->
     # The config's own checkpoints come at whole hundreds of steps; this one at the end.
     keep = {"dirpath": folder, "save_last": "true", "save_top_k": 0}
     keep |= {"every_n_epochs": 0, "every_n_train_steps": 0}
+    begin: list[str] = []
+    if start is not None:
+        begin = ["--trainer.callbacks+=longlive.callbacks.start_from.StartFrom"]
+        begin += [f"--trainer.callbacks.folder={start}"]
     run(
         *("-m", "longlive", "fit", "--config", ROOT / "configs" / "train" / f"{name}.yaml"),
         *limit,
+        *begin,
         "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
         *(f"--trainer.callbacks.{key}={value}" for key, value in keep.items()),
         *options,
@@ -48,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, help="of training in all; else the configs' steps")
     parser.add_argument("--output", type=Path, default=Path("runs/embedded/weights"))
+    parser.add_argument("--start", type=Path, help="folder of weights to go on from")
     parser.add_argument("--clips", type=int, help="that the transformer trains on")
     parser.add_argument("--prompts", type=int, default=100, help="held-out prompts to score")
     args = parser.parse_args()
@@ -57,11 +66,11 @@ def main() -> None:
     export, evaluate = (ROOT / "tools" / f"{verb}_embedded.py" for verb in ("export", "evaluate"))
     score = (evaluate, "--folder", args.output, "--prompts", str(args.prompts))
 
-    checkpoint = fit("tiny_vae", runs / "vae", vae_minutes)
+    checkpoint = fit("tiny_vae", runs / "vae", vae_minutes, args.start)
     run(export, "vae", checkpoint, args.output)
     run(*score, "--vae")
     data = [f"--data.vae={args.output}", *([f"--data.clips={args.clips}"] if args.clips else [])]
-    checkpoint = fit("tiny_dit", runs / "dit", dit_minutes, *data)
+    checkpoint = fit("tiny_dit", runs / "dit", dit_minutes, args.start, *data)
     run(export, "dit", checkpoint, args.output)
     run(*score, "--sheet", args.output.with_suffix(".png"))
 

@@ -9,9 +9,9 @@ from longlive.weights.embedded import load_dit, load_text_encoder, load_vae
 
 
 class StartFrom(pl.Callback):
-    """Loads weights into the module that is trained, before anything copies them.
+    """Loads weights into the module before it is trained.
 
-    Stands before the callback that averages weights. A checkpoint that is resumed replaces them.
+    A checkpoint that is resumed replaces them.
 
     Args:
         folder: Of the embedded model's layout; None takes the weights in the package.
