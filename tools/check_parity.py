@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from parity_case import Case, outputs_of
+from parity_training import check_distillation
 from torch import Tensor, nn
 
 from longlive.attention.backends import sdpa_attention
@@ -385,11 +386,12 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "vae": check_vae,
     "bidirectional": check_bidirectional,
     "lora": check_lora,
+    "dmd": check_distillation,
 }
 
 
 def check(path: Path, dtype: torch.dtype = torch.float32) -> Case | None:
-    """Run one case; None if its kind is not one of inference."""
+    """Run one case; None if its kind is unknown."""
     case = Case.read(path, dtype)
     run = CHECKS.get(case.manifest["kind"])
     if run is None:
@@ -418,7 +420,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in paths:
         case = check(path, getattr(torch, args.dtype))
         if case is None:
-            print(f"skip  {path.stem:38} training; not part of inference")
+            print(f"skip  {path.stem:38} of a kind that is not known")
             continue
         passed = case.worst <= 1 and not case.missed()
         failed += not passed

@@ -2,7 +2,8 @@
 
 A layer computes queries, keys and values, all normed and none rotated, and calls ``attend``. Rotary
 positions, the KV cache and the kernel are behind that call, so one transformer serves as causal
-student, as bidirectional teacher and in teacher-forced training.
+student, as bidirectional teacher and in teacher-forced training. A layer is not told its number
+either: what it is handed is its own already, so that one compiled layer serves as all of them.
 """
 
 # Shape suffixes: B batch, F latent frames, L tokens of the call, S tokens seen, N heads,
@@ -14,21 +15,27 @@ from typing import Protocol
 from torch import Tensor
 
 from longlive.attention.backends import Attention, masked_attention
-from longlive.attention.kv_cache import KVCache, Slots
+from longlive.attention.kv_cache import KVCache, LayerCache, Slots
 from longlive.attention.masks import Mask
 from longlive.attention.rope import Rotation, rotate
 
 
-class Attend(Protocol):
-    """Self-attention of one call of the transformer."""
+class LayerAttend(Protocol):
+    """Self-attention of one layer in one call of the transformer."""
 
-    def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+    def __call__(self, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         """Return what each query gathers, ``[B, L, N, D]``."""
         ...
 
-    def store(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> None:
+    def store(self, k_BLND: Tensor, v_BLND: Tensor) -> None:
         """Keep keys and values of a layer whose output nobody wants."""
         ...
+
+
+class Attend(Protocol):
+    """Self-attention of one call of the transformer, layer by layer."""
+
+    def __getitem__(self, layer: int, /) -> LayerAttend: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +50,13 @@ class FullAttention:
     rotation: Rotation
     attention: Attention
 
-    def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+    def __getitem__(self, layer: int) -> "FullAttention":
+        return self
+
+    def __call__(self, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         return self.attention(rotate(q_BLND, self.rotation), rotate(k_BLND, self.rotation), v_BLND)
 
-    def store(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> None:
+    def store(self, k_BLND: Tensor, v_BLND: Tensor) -> None:
         """Nothing is kept between calls."""
 
 
@@ -62,11 +72,14 @@ class MaskedAttention:
     rotation: Rotation
     mask: Mask
 
-    def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+    def __getitem__(self, layer: int) -> "MaskedAttention":
+        return self
+
+    def __call__(self, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         q_BLND, k_BLND = rotate(q_BLND, self.rotation), rotate(k_BLND, self.rotation)
         return masked_attention(q_BLND, k_BLND, v_BLND, self.mask)
 
-    def store(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> None:
+    def store(self, k_BLND: Tensor, v_BLND: Tensor) -> None:
         """Nothing is kept between calls."""
 
 
@@ -95,20 +108,36 @@ class WindowAttention:
     dropped: int
     attention: Attention
 
-    def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
-        k_BSND, v_BSND = self._update(layer, k_BLND, v_BLND)
-        if self.seen_rotation is not None:
-            k_BSND = rotate(k_BSND, self.seen_rotation)
-        return self.attention(rotate(q_BLND, self.rotation), k_BSND, v_BSND)
+    def __getitem__(self, layer: int) -> "LayerWindow":
+        return LayerWindow(self, self.cache[layer])
 
-    def store(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> None:
-        """Write the call's slots of one layer, and read nothing."""
-        self._update(layer, k_BLND, v_BLND)
 
-    def _update(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> tuple[Tensor, Tensor]:
-        if self.seen_rotation is None:
-            k_BLND = rotate(k_BLND, self.rotation)
-        first = self.dropped * self.cache.tokens_per_slot
+@dataclass(frozen=True, slots=True)
+class LayerWindow:
+    """:class:`WindowAttention` of one layer.
+
+    Attributes:
+        call: What all layers share.
+        cache: The layer's keys and values.
+    """
+
+    call: WindowAttention
+    cache: LayerCache
+
+    def __call__(self, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+        k_BSND, v_BSND = self._update(k_BLND, v_BLND)
+        if self.call.seen_rotation is not None:
+            k_BSND = rotate(k_BSND, self.call.seen_rotation)
+        return self.call.attention(rotate(q_BLND, self.call.rotation), k_BSND, v_BSND)
+
+    def store(self, k_BLND: Tensor, v_BLND: Tensor) -> None:
+        """Write the call's slots, and read nothing."""
+        self._update(k_BLND, v_BLND)
+
+    def _update(self, k_BLND: Tensor, v_BLND: Tensor) -> tuple[Tensor, Tensor]:
+        if self.call.seen_rotation is None:
+            k_BLND = rotate(k_BLND, self.call.rotation)
+        first = self.call.dropped * self.cache.tokens_per_slot
         return self.cache.update(
-            layer, k_BLND[:, first:], v_BLND[:, first:], self.write_slots_F, self.read
+            k_BLND[:, first:], v_BLND[:, first:], self.call.write_slots_F, self.call.read
         )

@@ -12,6 +12,8 @@ at the call that computed them.
 # Shape suffixes: B batch, F latent frames, P tokens per latent frame, L tokens of the call (F * P),
 # S tokens read (slots * P), N heads, D head dim.
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,49 @@ Slots = int | Tensor
 """What to read: the number of leading slots, or an int64 tensor of slots."""
 
 
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer's part of the cache: views of the whole buffers.
+
+    Attributes:
+        k: Keys ``[B, slots, P, N, D]``.
+        v: Values, same shape.
+    """
+
+    k: Tensor
+    v: Tensor
+
+    @property
+    def tokens_per_slot(self) -> int:
+        """Tokens of a latent frame."""
+        return self.k.shape[2]
+
+    def update(
+        self, k_BLND: Tensor, v_BLND: Tensor, write_slots_F: Tensor, read: Slots
+    ) -> tuple[Tensor, Tensor]:
+        """Store keys and values, and return all that the queries of this call see.
+
+        Args:
+            k_BLND: New keys ``[B, L, N, D]``, whole latent frames.
+            v_BLND: New values, same shape.
+            write_slots_F: int64 slots on the cache's device, one per latent frame.
+            read: Slots to return.
+
+        Returns:
+            Keys and values ``[B, S, N, D]``; views of the buffers where ``read`` is a number and no
+            gradient is wanted.
+        """
+        return (
+            _update(self.k, k_BLND, write_slots_F, read),
+            _update(self.v, v_BLND, write_slots_F, read),
+        )
+
+
 class KVCache:
     """Keys and values of every layer, token-major: ``[B, slots * P, N, D]``.
+
+    Indexed by the layer. A layer is handed its own part and never learns its number, so that one
+    compiled layer serves them all.
 
     Args:
         layers: Transformer layers.
@@ -49,39 +92,37 @@ class KVCache:
         self.tokens_per_slot = tokens_per_slot
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self._layers = [LayerCache(k, v) for k, v in zip(self.k, self.v, strict=True)]
+
+    def __getitem__(self, layer: int) -> LayerCache:
+        return self._layers[layer]
+
+    def clear(self) -> None:
+        """Make the buffers what they were when they were allocated."""
+        self.k.zero_()
+        self.v.zero_()
 
     @property
     def slots(self) -> int:
         """Latent frames the cache has room for."""
         return self.k.shape[2]
 
-    def update(
-        self, layer: int, k_BLND: Tensor, v_BLND: Tensor, write_slots_F: Tensor, read: Slots
-    ) -> tuple[Tensor, Tensor]:
-        """Store keys and values, and return all that the queries of this call see.
+    def snapshot(self, slots: int) -> tuple[Tensor, Tensor]:
+        """Copy the leading ``slots``."""
+        return self.k[:, :, :slots].clone(), self.v[:, :, :slots].clone()
 
-        Args:
-            layer: Index of the layer.
-            k_BLND: New keys ``[B, L, N, D]``, whole latent frames.
-            v_BLND: New values, same shape.
-            write_slots_F: int64 slots on the cache's device, one per latent frame.
-            read: Slots to return.
+    def restore(self, kept: tuple[Tensor, Tensor]) -> None:
+        """Put back what :meth:`snapshot` returned, in place; other slots keep what they hold."""
+        for buffer, values in zip((self.k, self.v), kept, strict=True):
+            buffer[:, :, : values.shape[2]].copy_(values)
 
-        Returns:
-            Keys and values ``[B, S, N, D]``; views of the buffers where ``read`` is a number and no
-            gradient is wanted.
-        """
-        return (
-            self._update(self.k[layer], k_BLND, write_slots_F, read),
-            self._update(self.v[layer], v_BLND, write_slots_F, read),
-        )
 
-    def _update(self, buffer: Tensor, new_BLND: Tensor, slots_F: Tensor, read: Slots) -> Tensor:
-        new_BFPND = new_BLND.unflatten(1, (-1, self.tokens_per_slot))
-        if torch.is_grad_enabled() and new_BLND.requires_grad:
-            seen = buffer.index_copy(1, slots_F, new_BFPND)
-            buffer.index_copy_(1, slots_F, new_BFPND.detach())
-        else:
-            seen = buffer.index_copy_(1, slots_F, new_BFPND)
-        seen = seen[:, :read] if isinstance(read, int) else seen.index_select(1, read)
-        return seen.flatten(1, 2)
+def _update(buffer: Tensor, new_BLND: Tensor, slots_F: Tensor, read: Slots) -> Tensor:
+    new_BFPND = new_BLND.unflatten(1, (-1, buffer.shape[2]))
+    if torch.is_grad_enabled() and new_BLND.requires_grad:
+        seen = buffer.index_copy(1, slots_F, new_BFPND)
+        buffer.index_copy_(1, slots_F, new_BFPND.detach())
+    else:
+        seen = buffer.index_copy_(1, slots_F, new_BFPND)
+    seen = seen.narrow(1, 0, read) if isinstance(read, int) else seen.index_select(1, read)
+    return seen.flatten(1, 2)

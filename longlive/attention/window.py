@@ -79,9 +79,15 @@ class SlotWindow:
         self.window = window
         self.sink = sink
         self.evicts = evicts
+        self.origin = 0
         self.end = 0
         self.filled = 0
         self.head = 0
+
+    def restart(self, at: int) -> None:
+        """Forget every frame: ``at`` is the first of a new shot, whose sink it begins."""
+        self.origin = self.end = at
+        self.filled = self.head = 0
 
     def plan(self, start: int, frames: int, *, protects_sink: bool = True) -> WindowPlan:
         """Place ``frames`` latent frames that start at absolute latent frame ``start``.
@@ -93,7 +99,7 @@ class SlotWindow:
                 first frames may always rewrite them.
         """
         end = start + frames
-        is_known = end <= self.end and start > 0
+        is_known = end <= self.end and start > self.origin
         filled = self.filled + (end - self.end)
         head = self.head
         if self.evicts and end > self.end and self.filled + frames > self.capacity:

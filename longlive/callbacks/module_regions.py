@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from longlive.attention.core import Attend, WindowAttention
-from longlive.attention.kv_cache import KVCache, Slots
+from longlive.attention.core import Attend, LayerAttend, WindowAttention
+from longlive.attention.kv_cache import KVCache, LayerCache, Slots
 from longlive.metrics.regions import RegionRecorder
 from longlive.metrics.rollout_profile import LAYER
 from longlive.models.dit import DiT
@@ -245,15 +245,32 @@ class _TimedAttend:
             cache = cast(KVCache, _TimedCache(attend.cache, hooks, then=None))
             self._store = replace(attend, cache=cache)
 
-    def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+    def __getitem__(self, layer: int) -> LayerAttend:
+        return _TimedLayerAttend(
+            self._call[layer], self._store[layer], self._hooks, self._first_part
+        )
+
+
+class _TimedLayerAttend:
+    """The same of one layer."""
+
+    def __init__(
+        self, call: LayerAttend, store: LayerAttend, hooks: LayerHooks, first_part: str
+    ) -> None:
+        self._call = call
+        self._store = store
+        self._hooks = hooks
+        self._first_part = first_part
+
+    def __call__(self, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         self._hooks.swap(self._first_part)
-        out_BLND = self._call(layer, q_BLND, k_BLND, v_BLND)
+        out_BLND = self._call(q_BLND, k_BLND, v_BLND)
         self._hooks.swap(OUTPUT_PROJECTION)
         return out_BLND
 
-    def store(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> None:
+    def store(self, k_BLND: Tensor, v_BLND: Tensor) -> None:
         self._hooks.swap(self._first_part)
-        self._store.store(layer, k_BLND, v_BLND)
+        self._store.store(k_BLND, v_BLND)
         self._hooks.end_layer(is_last=False)
 
 
@@ -261,16 +278,28 @@ class _TimedCache:
     """A cache that tells when it is updated, and which part follows."""
 
     def __init__(self, cache: KVCache, hooks: LayerHooks, then: str | None) -> None:
+        self._cache = cache
+        self._hooks = hooks
+        self._then = then
+
+    def __getitem__(self, layer: int) -> "_TimedLayerCache":
+        return _TimedLayerCache(self._cache[layer], self._hooks, self._then)
+
+
+class _TimedLayerCache:
+    """The same of one layer."""
+
+    def __init__(self, cache: LayerCache, hooks: LayerHooks, then: str | None) -> None:
         self.tokens_per_slot = cache.tokens_per_slot
         self._cache = cache
         self._hooks = hooks
         self._then = then
 
     def update(
-        self, layer: int, k_BLND: Tensor, v_BLND: Tensor, write_slots_F: Tensor, read: Slots
+        self, k_BLND: Tensor, v_BLND: Tensor, write_slots_F: Tensor, read: Slots
     ) -> tuple[Tensor, Tensor]:
         self._hooks.swap(UPDATE)
-        seen = self._cache.update(layer, k_BLND, v_BLND, write_slots_F, read)
+        seen = self._cache.update(k_BLND, v_BLND, write_slots_F, read)
         if self._then is not None:
             self._hooks.swap(self._then)
         return seen

@@ -8,8 +8,10 @@ from typing import Any
 import lightning.pytorch as pl
 
 from longlive.data.prompt_files import PromptEntry, read_prompt_file
+from longlive.data.sessions import BranchVideo, SessionFile, read_session
 from longlive.errors import UserError
 from longlive.rollout.prompts import PromptTimeline
+from longlive.rollout.transitions import Transition
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,25 @@ class PromptScript:
         switch_latent_frames: Where each prompt after the first is wanted; ``None`` for equal
             shares of the video, whatever its length.
         seed: The video's own seed.
+        transitions: How each prompt after the first begins; a switch for all if empty.
+        later_seeds: First block and seed of each stretch that has another seed, in order.
+        latent_frames: Its length; ``None`` for that of the configuration.
+        weights_hash: Of the weights that must make it; ``None`` for any.
     """
 
     index: int
     prompts: tuple[str, ...]
     switch_latent_frames: tuple[int, ...] | None
     seed: int
+    transitions: tuple[Transition, ...] = ()
+    later_seeds: tuple[tuple[int, int], ...] = ()
+    latent_frames: int | None = None
+    weights_hash: str | None = None
+
+    def seed_of(self, block: int) -> int:
+        """The seed of a block's noise."""
+        seeds = (seed for first, seed in reversed(self.later_seeds) if first <= block)
+        return next(seeds, self.seed)
 
     def timeline(self, latent_frames: int, block_latent_frames: int) -> PromptTimeline:
         """Place the prompts in a video of ``latent_frames``.
@@ -38,7 +53,7 @@ class PromptScript:
         if self.switch_latent_frames is None:
             timeline = PromptTimeline.spread(self.prompts, latent_frames)
         else:
-            timeline = PromptTimeline.switching(self.prompts, self.switch_latent_frames)
+            timeline = PromptTimeline(self.prompts, self.switch_latent_frames, self.transitions)
         timeline.plan(latent_frames, block_latent_frames)
         return timeline
 
@@ -56,9 +71,12 @@ class PromptDataModule(pl.LightningDataModule):
             to every video whose line does not say so itself. Without either, the prompts get equal
             shares.
         seed: Of the first video.
+        session_file: A session of ``longlive serve``, in place of prompts: one video for each of
+            its branches, each with its own seed and length.
 
     Raises:
-        UserError: If not exactly one of ``prompt`` and ``prompts_file`` is given. Reading happens
+        UserError: If not exactly one of ``prompt``, ``prompts_file`` and ``session_file`` is given.
+            Reading happens
             in ``setup``, which raises for a missing or malformed file and for switches that do not
             fit the prompts.
     """
@@ -69,19 +87,28 @@ class PromptDataModule(pl.LightningDataModule):
         prompts_file: Path | None = None,
         switch_latent_frames: list[int] | None = None,
         seed: int = 0,
+        session_file: Path | None = None,
     ) -> None:
         super().__init__()
+        if session_file is not None and (prompt is not None or prompts_file is not None):
+            raise UserError("a session brings its own prompts; leave the others out")
         if prompt is not None and prompts_file is not None:
             raise UserError("both a prompt and a file of prompts are given; leave one out")
-        if prompt is None and prompts_file is None:
+        if prompt is None and prompts_file is None and session_file is None:
             raise UserError("there is nothing to show; give a prompt or a file of prompts")
         self.prompt = prompt
         self.prompts_file = prompts_file
         self.switch_latent_frames = switch_latent_frames
         self.seed = seed
+        self.session_file = session_file
         self.scripts: tuple[PromptScript, ...] = ()
 
     def setup(self, stage: str) -> None:
+        if self.session_file is not None:
+            session = read_session(Path(self.session_file))
+            videos = enumerate(session.tree.videos())
+            self.scripts = tuple(_script_of(index, session, video) for index, video in videos)
+            return
         if self.prompts_file is not None:
             entries = read_prompt_file(Path(self.prompts_file))
         else:
@@ -129,3 +156,20 @@ class _Shares:
 
     def __iter__(self) -> Iterator[PromptScript]:
         return iter(self._scripts)
+
+
+def _script_of(index: int, session: SessionFile, video: BranchVideo) -> PromptScript:
+    """The video of one branch of a session."""
+    block = session.block_latent_frames
+    _, *later = video.prompts
+    (_, seed), *later_seeds = video.seeds
+    return PromptScript(
+        index=index,
+        prompts=tuple(event.prompt for event in video.prompts),
+        switch_latent_frames=tuple(event.block * block for event in later),
+        seed=seed,
+        transitions=tuple(event.transition for event in later),
+        later_seeds=tuple(later_seeds),
+        latent_frames=video.blocks * block,
+        weights_hash=session.weights_hash,
+    )

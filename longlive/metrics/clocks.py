@@ -112,8 +112,9 @@ class CudaClock:
     def positions_ms(self, stamps: Sequence[Stamp]) -> list[float]:
         """Milliseconds since the first stamp ever read; waits for the last of these."""
         events = [stamp.event for stamp in stamps if stamp.event is not None]
-        if events:
-            events[-1].synchronize()
+        # The last one is not the last to happen where a stream of its own decodes.
+        for event in events:
+            event.synchronize()
         positions: list[float] = []
         for event in events:
             anchor = self._anchor = self._anchor or event

@@ -217,7 +217,8 @@ class RegionRecorder:
         return Sample(
             path=region.path,
             start_ms=positions_ms[start],
-            ms=positions_ms[end] - positions_ms[start],
+            # A region that goes from a decoder's own stream back to the main one may have none.
+            ms=max(0.0, positions_ms[end] - positions_ms[start]),
             host_start_ms=(hosts_ns[start] - hosts_ns[0]) / 1e6,
             host_ms=(hosts_ns[end] - hosts_ns[start]) / 1e6,
             rollout=region.rollout,

@@ -20,6 +20,8 @@ class DecodingStream(Generic[State]):
         to_frames: Turns what the decoder returns into float32 frames in [0, 1].
 
     Attributes:
+        step: Likewise.
+        to_frames: Likewise.
         state: What the decoder remembers; may be read, replaced and put back.
     """
 
@@ -29,13 +31,21 @@ class DecodingStream(Generic[State]):
         state: State,
         to_frames: Callable[[Tensor], Tensor],
     ) -> None:
-        self._step = step
-        self._to_frames = to_frames
+        self.step = step
+        self.to_frames = to_frames
+        self.state = state
+
+    def snapshot(self) -> State:
+        """What the decoder remembers; later pieces leave it as it is."""
+        return self.state
+
+    def restore(self, state: State) -> None:
+        """Go on from where :meth:`snapshot` was called."""
         self.state = state
 
     def decode_raw(self, latents_BFCHW: Tensor) -> Tensor:
         """Decode the next latents and return ``[B, T, 3, 8H, 8W]`` as the decoder gives it."""
-        raw_BTCHW, self.state = self._step(latents_BFCHW, self.state)
+        raw_BTCHW, self.state = self.step(latents_BFCHW, self.state)
         return raw_BTCHW
 
     def decode(self, latents_BFCHW: Tensor) -> Tensor:
@@ -48,4 +58,4 @@ class DecodingStream(Generic[State]):
             ``[B, T, 3, 8H, 8W]`` in [0, 1], float32; T is four for each latent frame, one for the
             first of the stream.
         """
-        return self._to_frames(self.decode_raw(latents_BFCHW))
+        return self.to_frames(self.decode_raw(latents_BFCHW))

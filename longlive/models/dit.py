@@ -8,9 +8,9 @@ Wan (arXiv:2503.20314), a DiT (arXiv:2212.09748) with cross-attention to the tex
 # Shape suffixes: B batch, F latent frames, C channels, H W latent rows and columns, L tokens,
 # M tokens of the prompt, E width, N heads, D head dim.
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import lightning.pytorch as pl
 import torch
@@ -31,6 +31,16 @@ class TextKeysValues(Protocol):
     """Keys and values of the prompt per layer: a :class:`CrossCache`, or a plain list."""
 
     def __getitem__(self, layer: int, /) -> tuple[Tensor, Tensor]: ...
+
+
+LayerRunner = Callable[..., Tensor]
+"""Calls a layer with its inputs; training may call it once more in the backward pass."""
+
+
+def run_layer(layer: DiTLayer, *inputs: Any) -> Tensor:
+    """Call a layer, and nothing else."""
+    x_BLE: Tensor = layer(*inputs)
+    return x_BLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,7 @@ class DiT(pl.LightningModule):
         self.config = config
         self.teacher_forcing = teacher_forcing or TeacherForcingOptions()
         self.learning_rate = learning_rate
+        self.run_layer: LayerRunner = run_layer
         patch = (1, config.patch, config.patch)
         width = config.width
         self.patch_embedding = nn.Conv3d(config.latent_channels, width, patch, stride=patch)
@@ -159,9 +170,9 @@ class DiT(pl.LightningModule):
         last = self.config.layers - 1
         for index, layer in enumerate(self.layers):
             if keys_only and index == last:
-                layer.store_keys(x_BLE, modulation_BF6E, attend, index)
+                layer.store_keys(x_BLE, modulation_BF6E, attend[index])
                 return None
-            x_BLE = layer(x_BLE, modulation_BF6E, text[index], attend, index)
+            x_BLE = self.run_layer(layer, x_BLE, modulation_BF6E, text[index], attend[index])
         return self._unpatchify(self.head(x_BLE, embedding_BFE), x_BFCHW)
 
     def embed_patches(self, x_BFCHW: Tensor) -> Tensor:
@@ -191,7 +202,7 @@ class DiT(pl.LightningModule):
         missing = self.config.text_len - text_BME.shape[1]
         padded = F.pad(text_BME.to(self.dtype_of_weights), (0, 0, 0, missing))
         embedded = self.text_embedding(padded)
-        return [layer.cross_attn.keys_values(embedded) for layer in self.layers]
+        return [layer.text_keys_values(embedded) for layer in self.layers]
 
     def rotation(self, positions_F: Tensor, grid_height: int, grid_width: int) -> Rotation:
         """Rotary positions of latent frames of ``grid_height x grid_width`` tokens."""

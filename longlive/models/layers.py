@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longlive.attention.backends import sdpa_attention
-from longlive.attention.core import Attend
+from longlive.attention.core import LayerAttend
 
 
 class RMSNorm(nn.Module):
@@ -81,10 +81,10 @@ class Projections(nn.Module):
 class SelfAttention(Projections):
     """Video tokens attend to video tokens; how is the business of ``attend``."""
 
-    def forward(self, x_BLE: Tensor, attend: Attend, layer: int) -> Tensor:
+    def forward(self, x_BLE: Tensor, attend: LayerAttend) -> Tensor:
         """Return what the tokens gather from each other, ``[B, L, E]``."""
         q_BLND = self.queries(x_BLE)
-        return self.o(attend(layer, q_BLND, *self.keys_values(x_BLE)).flatten(2))
+        return self.o(attend(q_BLND, *self.keys_values(x_BLE)).flatten(2))
 
 
 class CrossAttention(Projections):
@@ -115,24 +115,25 @@ class DiTLayer(nn.Module):
         x_BLE: Tensor,
         modulation_BF6E: Tensor,
         text_keys_values: tuple[Tensor, Tensor],
-        attend: Attend,
-        layer: int,
+        attend: LayerAttend,
     ) -> Tensor:
         """Return the tokens after this layer, ``[B, L, E]``."""
         shift, scale, gate_1, shift_2, scale_2, gate_2 = self._modulation(modulation_BF6E)
         u_BLE = modulate(self.norm1(x_BLE), shift, scale)
-        x_BLE = x_BLE + gate(self.self_attn(u_BLE, attend, layer), gate_1)
+        x_BLE = x_BLE + gate(self.self_attn(u_BLE, attend), gate_1)
         x_BLE = x_BLE + self.cross_attn(self.norm3(x_BLE), *text_keys_values)
         u_BLE = modulate(self.norm2(x_BLE), shift_2, scale_2)
         return x_BLE + gate(self.ffn(u_BLE), gate_2)
 
-    def store_keys(
-        self, x_BLE: Tensor, modulation_BF6E: Tensor, attend: Attend, layer: int
-    ) -> None:
+    def text_keys_values(self, text_BME: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of an embedded prompt, ``[B, M, N, D]`` each."""
+        return self.cross_attn.keys_values(text_BME)
+
+    def store_keys(self, x_BLE: Tensor, modulation_BF6E: Tensor, attend: LayerAttend) -> None:
         """Leave keys and values behind, and compute nothing else."""
         shift, scale, *_ = self._modulation(modulation_BF6E)
         u_BLE = modulate(self.norm1(x_BLE), shift, scale)
-        attend.store(layer, *self.self_attn.keys_values(u_BLE))
+        attend.store(*self.self_attn.keys_values(u_BLE))
 
     def _modulation(self, modulation_BF6E: Tensor) -> tuple[Tensor, ...]:
         return (self.modulation.unsqueeze(0) + modulation_BF6E).chunk(6, dim=2)

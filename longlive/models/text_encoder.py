@@ -107,9 +107,8 @@ def relative_buckets(tokens: int, buckets: int, device: torch.device | None = No
     position_M = torch.arange(tokens, device=device)
     offset_MK = position_M[None, :] - position_M[:, None]
     distance_MK = offset_MK.abs()
-    far_MK = exact + torch.bucketize(
-        distance_MK, torch.tensor(limits, dtype=torch.int64, device=device), right=True
-    )
+    # Compared one by one: the host would wait while a tensor of limits is copied to the device.
+    far_MK = exact + torch.stack([distance_MK >= limit for limit in limits]).sum(0)
     bucket_MK = torch.where(distance_MK < exact, distance_MK, far_MK)
     return bucket_MK + per_side * (offset_MK > 0)
 

@@ -37,9 +37,13 @@ class Tape:
     def write(self, slot_BCTHW: Tensor) -> None:
         """Keep a slot for the next call; follows the ``read`` of the same convolution.
 
-        The slot is copied: a view would keep all frames of the call alive.
+        The slot is copied: a view would keep all frames of the call alive. Its strides depend on
+        its shape and layout alone and not on what it was cut from, which compiled code would take
+        for another kind of tensor.
         """
-        self.collected.append(slot_BCTHW.clone(memory_format=torch.preserve_format))
+        last = torch.channels_last_3d if slot_BCTHW.ndim == 5 else torch.channels_last
+        layout = last if slot_BCTHW.stride(1) == 1 else torch.contiguous_format
+        self.collected.append(slot_BCTHW.clone(memory_format=layout))
 
 
 class Temporal(nn.Module):

@@ -4,9 +4,10 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from inspect import signature
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
@@ -16,17 +17,20 @@ from longlive.attention.backends import BackendName, resolve_attention
 from longlive.attention.rope import RopeKind
 from longlive.data.prompts import PromptDataModule, PromptScript
 from longlive.errors import UserError
-from longlive.geometry import FPS, Geometry, latent_frames_for_seconds
+from longlive.geometry import FPS, Geometry, frames_of, latent_frames_for_seconds
 from longlive.models.dit import stack_text
 from longlive.modules.components import Components, DecoderName, LoraMode, build_components
 from longlive.rollout.denoiser import CausalDenoiser, Denoiser, GuidedDenoiser
 from longlive.rollout.hooks import CallbackHooks
 from longlive.rollout.job import RolloutJob
-from longlive.rollout.noise import SeededNoise
-from longlive.rollout.prompts import PromptTimeline
-from longlive.rollout.state import RolloutSpec, RolloutState, SamplerName
+from longlive.rollout.noise import SeededNoise, SeedOf
+from longlive.rollout.prompts import Prompts, PromptTimeline
+from longlive.rollout.rehearsal import rehearse, rehearse_decoding
+from longlive.rollout.state import RolloutSpec, RolloutState, SamplerName, allocate_caches
 from longlive.rollout.stream import RolloutStream
+from longlive.rollout.transitions import Mixture, only
 from longlive.schedule import DenoisingSchedule
+from longlive.weights.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +85,9 @@ class LongLive(pl.LightningModule):
         decoder: The VAE's decoder, or the tiny one.
         lora: Merge the published adapters, or run them beside the weights as the reference does.
         dtype: Type of the weights; ``auto`` is bfloat16 on a GPU and float32 on a CPU.
+        first_denoising_steps: Steps of a video's first block, if a distilled student keeps more.
+        updates_context: Whether clean keys are stored by a pass of their own; a student may have
+            been distilled without it.
 
     Raises:
         UserError: If the settings cannot work together.
@@ -108,8 +115,13 @@ class LongLive(pl.LightningModule):
         decoder: DecoderName = "wan",
         lora: LoraMode = "merged",
         dtype: Literal["auto", "bfloat16", "float32"] = "auto",
+        first_denoising_steps: list[int] | None = None,
+        updates_context: bool = True,
     ) -> None:
+        # First, while the arguments are the only names: what builds the same model again.
+        given = {name: value for name, value in locals().items() if name in _settings_of(LongLive)}
         super().__init__()
+        self.settings: dict[str, Any] = given
         # Whatever cannot work is refused before any weight is read. The patch of the embedded
         # model is not known yet; one position is the finest there is.
         geometry = Geometry(height_px, width_px, patch=1, block_latent_frames=block_latent_frames)
@@ -129,6 +141,7 @@ class LongLive(pl.LightningModule):
         self.dtype_name = dtype
         self.job: RolloutJob | None = None
         self.parts: Components | None = None
+        self._weights_hash: str | None = None
         if denoising_steps is None:
             denoising_steps = list(DENOISING_STEPS)
         schedule = (
@@ -136,6 +149,9 @@ class LongLive(pl.LightningModule):
             if isinstance(denoising_steps, int)
             else DenoisingSchedule.from_steps(denoising_steps, shift=shift)
         )
+        first_schedule = None
+        if first_denoising_steps is not None:
+            first_schedule = DenoisingSchedule.from_steps(first_denoising_steps, shift=shift)
         self.spec = RolloutSpec(
             geometry=geometry,
             schedule=schedule,
@@ -146,6 +162,8 @@ class LongLive(pl.LightningModule):
             keeps_sink=keeps_sink,
             sampler=sampler,
             guidance=guidance,
+            first_schedule=first_schedule,
+            updates_context=updates_context,
         ).check()
 
     def setup(self, stage: str) -> None:
@@ -200,34 +218,40 @@ class LongLive(pl.LightningModule):
 
     def stream(
         self,
-        prompts: PromptTimeline | str,
+        prompts: PromptTimeline | Prompts | str,
         *,
-        seed: int = 0,
+        seed: int | SeedOf | tuple[int, ...] = 0,
         index: int = 0,
         latent_frames: int | None = -1,
         callbacks: Iterable[pl.Callback] = (),
+        embed: Callable[[str], Tensor] | None = None,
     ) -> RolloutStream:
         """Start a video; iterate over the result for its blocks.
 
         Args:
             prompts: What it shows, and when.
-            seed: Of its noise.
+            seed: Of its noise, of the noise of each block, or one for each video of a batch.
             index: Place among the videos of a run, for file names.
             latent_frames: Its length; None goes on until stopped, -1 is the configured one.
             callbacks: Optimisations and observers.
+            embed: Encodes one prompt in place of :meth:`encode`, perhaps ahead of time.
 
         Raises:
             UserError: If the settings cannot work.
         """
         self.prepare()
         parts = cast(Components, self.parts)
-        self.job = RolloutJob(index, seed, parts.kind, parts.source)
+        first_seed = seed(0) if callable(seed) else seed[0] if isinstance(seed, tuple) else seed
+        self.job = RolloutJob(index, first_seed, parts.kind, parts.source)
         trainer = self._trainer
         hooks = CallbackHooks(callbacks, self, trainer)
         spec = hooks.configure_rollout(self._spec_for(parts, latent_frames))
         device = next(parts.dit.parameters()).device
         dtype = parts.dit.dtype_of_weights
-        state = RolloutState.allocate(spec, parts.dit.config, dtype, device)
+        caches = hooks.configure_caches(
+            lambda spec: allocate_caches(spec, parts.dit.config, dtype, device)
+        )
+        state = RolloutState.start(spec, caches(spec), device)
         denoiser: Denoiser = CausalDenoiser(
             parts.dit,
             state.cache,
@@ -240,47 +264,82 @@ class LongLive(pl.LightningModule):
             denoiser = GuidedDenoiser(denoiser, spec.guidance)
         if isinstance(prompts, str):
             prompts = PromptTimeline.single(prompts)
+        encode = hooks.configure_text_encoder(embed or (lambda prompt: self.encode([prompt])))
+        guided = spec.guidance != 1
+        if spec.rehearses:
+            nothing = torch.zeros(spec.geometry.block_shape(spec.batch), dtype=dtype, device=device)
+            rehearse(state, denoiser, nothing)
+            rehearse_decoding(hooks.configure_decoder(parts.decoder.open_stream()), nothing)
         return RolloutStream(
             state=state,
             denoiser=denoiser,
             decoder=hooks.configure_decoder(parts.decoder.open_stream()),
             noise=SeededNoise(seed, spec.geometry.block_shape(spec.batch), dtype, device),
-            prompts=prompts.start(),
-            text_of=lambda prompt: self._text_keys_values(prompt, guided=spec.guidance != 1),
+            prompts=prompts.start() if isinstance(prompts, PromptTimeline) else prompts,
+            text_of=lambda prompt: self._text_keys_values(only(prompt), encode, guided=guided),
             hooks=hooks,
+            blended_text_of=lambda mix: self._text_keys_values(mix, encode, guided=guided),
         )
 
     def predict_step(self, batch: PromptScript, batch_idx: int = 0) -> RolloutReport:
         """Make one video; its frames leave through ``on_frames_ready``."""
         started = time.perf_counter()
         timeline = self._timeline_of(batch)
+        if batch.weights_hash not in (None, self.weights_hash()):
+            raise UserError(
+                "the session was made with other weights, or in another precision: set "
+                "model.weights and model.dtype to those it was made with"
+            )
         callbacks = cast(list[pl.Callback], getattr(self.trainer, "callbacks", []))
-        stream = self.stream(timeline, seed=batch.seed, index=batch.index, callbacks=callbacks)
-        frames = sum(block.frames.shape[1] for block in stream)
+        stream = self.stream(
+            timeline,
+            seed=batch.seed_of if batch.later_seeds else batch.seed,
+            index=batch.index,
+            latent_frames=-1 if batch.latent_frames is None else batch.latent_frames,
+            callbacks=callbacks,
+        )
+        # Asking for the frames would make the next block wait for the decoder.
+        frames = frames_of(sum(block.latents.shape[1] for block in stream))
         seconds = time.perf_counter() - started
         log.info("video %d: %.1f s of video in %.1f s", batch.index, frames / FPS, seconds)
         return RolloutReport(batch.index, frames, seconds)
 
     def _timeline_of(self, script: PromptScript) -> PromptTimeline:
-        latent_frames = self.spec.latent_frames
+        latent_frames = script.latent_frames or self.spec.latent_frames
         if latent_frames is None:
             raise UserError("a video made by predict needs a length: set seconds")
         return script.timeline(latent_frames, self.block_latent_frames)
+
+    def weights_hash(self) -> str:
+        """Name the loaded weights, see :func:`longlive.weights.fingerprint.fingerprint`."""
+        parts = cast(Components, self.prepare().parts)
+        if self._weights_hash is None:
+            modules = (parts.dit, parts.text_encoder, parts.decoder)
+            self._weights_hash = fingerprint(modules)
+        return self._weights_hash
 
     def encode(self, prompts: list[str]) -> Tensor:
         """Text embeddings ``[B, M, E]``, zero past each prompt's end. An empty prompt is none."""
         parts = cast(Components, self.prepare().parts)
         device = next(parts.text_encoder.parameters()).device
         tokens = parts.tokenizer(prompts, allow_empty=True)
-        embeddings: Tensor = parts.text_encoder(tokens.ids.to(device), tokens.mask.to(device))
-        return embeddings
+        # Cut to the longest prompt on the host, where that needs no waiting for the device.
+        longest = max(1, int(tokens.mask.sum(dim=1).max()))
+        ids, mask = (
+            _to(device, part[:, :longest].contiguous()) for part in (tokens.ids, tokens.mask)
+        )
+        embeddings: Tensor = parts.text_encoder(ids, mask, trim=False)
+        missing = tokens.ids.shape[1] - longest
+        return torch.nn.functional.pad(embeddings, (0, 0, 0, missing))
 
-    def _text_keys_values(self, prompt: str, *, guided: bool) -> list[tuple[Tensor, Tensor]]:
+    def _text_keys_values(
+        self, mixture: Mixture, embed: Callable[[str], Tensor], *, guided: bool
+    ) -> list[tuple[Tensor, Tensor]]:
         dit = cast(Components, self.parts).dit
-        prompted = dit.text_keys_values(self.encode([prompt]))
+        prompted = dit.text_keys_values(_mixed(mixture, embed))
         if not guided:
             return prompted
-        return stack_text([prompted, dit.text_keys_values(self.encode([self.negative_prompt]))])
+        return stack_text([prompted, dit.text_keys_values(embed(self.negative_prompt))])
 
     def _spec_for(self, parts: Components, latent_frames: int | None) -> RolloutSpec:
         config = parts.dit.config
@@ -293,3 +352,19 @@ class LongLive(pl.LightningModule):
         )
         length = self.spec.latent_frames if latent_frames == -1 else latent_frames
         return replace(self.spec, geometry=geometry, latent_frames=length)
+
+
+def _settings_of(kind: type) -> list[str]:
+    return list(signature(kind).parameters)
+
+
+def _mixed(mixture: Mixture, embed: Callable[[str], Tensor]) -> Tensor:
+    """Weigh text embeddings ``[B, M, E]``; one prompt alone is left as it is."""
+    if len(mixture) == 1:
+        return embed(mixture[0][0])
+    return torch.stack([weight * embed(prompt) for prompt, weight in mixture]).sum(0)
+
+
+def _to(device: torch.device, x: Tensor) -> Tensor:
+    """Copy to a device; pinned, so that the host does not wait for it."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

@@ -2,9 +2,15 @@
 
 # Shape suffixes: B batch, F latent frames, T frames, C channels, H W rows and columns.
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
+
+Show = Callable[[Tensor], None]
+"""Takes frames ``[B, T, 3, H, W]`` in [0, 1], in display order."""
+FramesOf = Callable[[], Tensor]
+"""Gives a block's frames; the stream that is current then may use them."""
 
 
 class StreamingDecoder(Protocol):
@@ -17,3 +23,30 @@ class StreamingDecoder(Protocol):
             Frames ``[B, T, 3, 8 H, 8 W]`` in [0, 1]: four per latent frame, one for the very first.
         """
         ...
+
+
+@runtime_checkable
+class PiecewiseDecoder(Protocol):
+    """A decoder that shows a block in pieces, or makes its frames in a stream of its own."""
+
+    def decode_pieces(self, latents_BFCHW: Tensor, show: Show) -> FramesOf:
+        """Decode the next latent frames of a video.
+
+        Args:
+            latents_BFCHW: As for ``decode``.
+            show: Called with each piece as soon as its work is queued, while the stream that makes
+                it is the current one.
+
+        Returns:
+            All frames of the call.
+        """
+        ...
+
+
+def decode_and_show(decoder: StreamingDecoder, latents_BFCHW: Tensor, show: Show) -> FramesOf:
+    """Decode in pieces if the decoder can, else at once."""
+    if isinstance(decoder, PiecewiseDecoder):
+        return decoder.decode_pieces(latents_BFCHW, show)
+    frames_BTCHW = decoder.decode(latents_BFCHW)
+    show(frames_BTCHW)
+    return lambda: frames_BTCHW

@@ -7,7 +7,7 @@ compiled and captured regions, and must not make it wait for the device.
 
 # Shape suffixes: B batch, F latent frames, T frames, C channels, H W rows and columns.
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol
 
@@ -17,7 +17,12 @@ from torch import Tensor
 from longlive.errors import UserError
 from longlive.rollout.decode import StreamingDecoder
 from longlive.rollout.denoiser import Denoiser
-from longlive.rollout.state import RolloutSpec, RolloutState
+from longlive.rollout.state import Caches, RolloutSpec, RolloutState
+
+EncodeText = Callable[[str], Tensor]
+"""A prompt's embeddings ``[1, M, E]``; positions past the last of M are zero."""
+MakeCaches = Callable[[RolloutSpec], Caches]
+"""Gives a rollout caches that no other one is using."""
 
 
 class WrapOrder(IntEnum):
@@ -27,6 +32,7 @@ class WrapOrder(IntEnum):
     KERNELS = 1
     COMPILE = 2
     CAPTURE = 3
+    STREAM = 4
 
 
 class RolloutCallback(pl.Callback):
@@ -39,6 +45,18 @@ class RolloutCallback(pl.Callback):
     ) -> RolloutSpec:
         """Return the spec to follow. No buffer exists yet."""
         return spec
+
+    def configure_caches(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, make: MakeCaches
+    ) -> MakeCaches:
+        """Return what gives a rollout its caches. The weights are loaded and on their device."""
+        return make
+
+    def configure_text_encoder(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, encode: EncodeText
+    ) -> EncodeText:
+        """Return what encodes a prompt. The weights are loaded and on their device."""
+        return encode
 
     def configure_denoiser(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, denoiser: Denoiser
@@ -56,6 +74,15 @@ class RolloutCallback(pl.Callback):
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
         """Called when the caches are allocated and no block has been denoised."""
+
+    def on_prompt_request(
+        self,
+        trainer: pl.Trainer | None,
+        pl_module: pl.LightningModule,
+        state: RolloutState,
+        prompt: str,
+    ) -> None:
+        """Called when a prompt is asked for while the video runs, in the thread that asks."""
 
     def on_text_encoding_start(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
@@ -121,7 +148,10 @@ class RolloutCallback(pl.Callback):
         state: RolloutState,
         frames_BTCHW: Tensor,
     ) -> None:
-        """Called with decoded frames in [0, 1], on their device, in display order."""
+        """Called with decoded frames in [0, 1], on their device, in display order.
+
+        The current stream is the one that makes them.
+        """
 
     def on_rollout_end(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
@@ -196,6 +226,18 @@ class CallbackHooks:
         for callback in self.callbacks:
             spec = callback.configure_rollout(self.trainer, self.pl_module, spec)
         return spec.check()
+
+    def configure_caches(self, make: MakeCaches) -> MakeCaches:
+        """Let every callback change where caches come from, the first in order innermost."""
+        for callback in self.callbacks:
+            make = callback.configure_caches(self.trainer, self.pl_module, make)
+        return make
+
+    def configure_text_encoder(self, encode: EncodeText) -> EncodeText:
+        """Let every callback wrap the text encoder, the first in order innermost."""
+        for callback in self.callbacks:
+            encode = callback.configure_text_encoder(self.trainer, self.pl_module, encode)
+        return encode
 
     def configure_denoiser(self, denoiser: Denoiser) -> Denoiser:
         """Let every callback wrap the denoiser, the first in order innermost."""

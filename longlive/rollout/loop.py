@@ -3,7 +3,6 @@
 # Shape suffixes: B batch, F latent frames, C channels, H W latent rows and columns.
 
 from collections.abc import Callable, Generator
-from itertools import count
 
 import torch
 from torch import Tensor
@@ -11,26 +10,33 @@ from torch import Tensor
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import RolloutHooks
 from longlive.rollout.noise import NoiseSource
-from longlive.rollout.prompts import PromptCursor
+from longlive.rollout.prompts import Prompts
 from longlive.rollout.state import RolloutState, without_dropped
+from longlive.rollout.transitions import Blend, Mixture, Transition, only
 from longlive.schedule import add_noise, euler_step, x0_from_velocity
 
 TextKeysValuesOf = Callable[[str], list[tuple[Tensor, Tensor]]]
 """Keys and values of a prompt for every layer, in the network's batch."""
+BlendedTextOf = Callable[[Mixture], list[tuple[Tensor, Tensor]]]
+"""The same of a mixture of text embeddings."""
 
 
 def stream_blocks(
     state: RolloutState,
     denoiser: Denoiser,
     noise: NoiseSource,
-    prompts: PromptCursor,
+    prompts: Prompts,
     text_of: TextKeysValuesOf,
     hooks: RolloutHooks,
+    blended_text_of: BlendedTextOf | None = None,
 ) -> Generator[Tensor, None, None]:
     """Denoise block after block and yield each block's clean latents.
 
     A block is yielded before its context update, so that a viewer need not wait for it; the update
     runs when the next block is asked for. A change of prompt takes effect at the next block start.
+
+    A hook may put an earlier state back in ``on_block_end``, see :mod:`longlive.rollout.snapshot`;
+    the block after the restored ``state.block_index`` is then the next.
 
     Args:
         state: A freshly allocated rollout; it is advanced in place.
@@ -39,6 +45,7 @@ def stream_blocks(
         prompts: Which prompt becomes active when; may be asked for another one while this runs.
         text_of: Encodes a prompt.
         hooks: Who is told.
+        blended_text_of: Encodes a mixture of prompts; only blends need it.
 
     Yields:
         ``[B, F, C, H, W]``, F latent frames per block, in time order.
@@ -46,24 +53,47 @@ def stream_blocks(
     try:
         hooks.call("on_rollout_start", state)
         blocks = state.spec.blocks
-        for block_index in count() if blocks is None else range(blocks):
+        block_index = 0
+        while blocks is None or block_index < blocks:
             state.block_index = block_index
             prompt = prompts.advance(state.block_start)
             if block_index == 0:
                 prompt = prompts.prompt
             if prompt is not None:
+                begin_transition(state, prompt, prompts.transition)
+            if state.blend is not None:
+                blend_prompt(state, prompt, blended_text_of or _no_blends, hooks)
+            elif prompt is not None:
                 switch_prompt(state, denoiser, prompt, text_of, hooks)
-            hooks.call("on_block_start", state)
-            x0_BFCHW = denoise_block(state, denoiser, noise, hooks)
-            state.recent.append(x0_BFCHW)
-            hooks.call("on_latents_ready", state, x0_BFCHW)
+            x0_BFCHW = next_block(state, denoiser, noise, hooks)
             yield x0_BFCHW
-            hooks.call("on_context_update_start", state)
-            inputs = state.step_inputs(state.plan_block(), state.spec.context_sigma, keys_only=True)
-            denoiser(x0_BFCHW, inputs)
+            if state.spec.updates_context:
+                update_context(state, denoiser, x0_BFCHW, hooks)
             hooks.call("on_block_end", state)
+            block_index = state.block_index + 1
     finally:
         hooks.call("on_rollout_end", state)
+
+
+def next_block(
+    state: RolloutState, denoiser: Denoiser, noise: NoiseSource, hooks: RolloutHooks
+) -> Tensor:
+    """Denoise the block at hand and remember it; its clean keys are not stored yet."""
+    hooks.call("on_block_start", state)
+    x0_BFCHW = denoise_block(state, denoiser, noise, hooks)
+    # A recache replays values; in training the graph of a block ends here.
+    state.recent.append(x0_BFCHW.detach())
+    hooks.call("on_latents_ready", state, x0_BFCHW)
+    return x0_BFCHW
+
+
+def update_context(
+    state: RolloutState, denoiser: Denoiser, x0_BFCHW: Tensor, hooks: RolloutHooks
+) -> None:
+    """Store the clean keys of the block at hand over those of its last denoising step."""
+    hooks.call("on_context_update_start", state)
+    inputs = state.step_inputs(state.plan_block(), state.spec.context_sigma, keys_only=True)
+    denoiser(x0_BFCHW, inputs)
 
 
 def denoise_block(
@@ -71,7 +101,7 @@ def denoise_block(
 ) -> Tensor:
     """Take one block from noise to clean latents ``[B, F, C, H, W]``."""
     x_BFCHW = x0_BFCHW = noise.draw(state.block_index, 0)
-    for step_index, (sigma, next_sigma) in enumerate(state.spec.schedule.transitions):
+    for step_index, (sigma, next_sigma) in enumerate(state.schedule.transitions):
         state.step_index = step_index
         plan = state.plan_block()
         hooks.call("on_denoise_step_start", state, sigma)
@@ -91,6 +121,45 @@ def denoise_block(
     return x0_BFCHW
 
 
+def begin_transition(state: RolloutState, prompt: str, transition: Transition) -> None:
+    """Prepare the way to a prompt: forget the past for a cut, note the blend for a blend."""
+    state.blend = None
+    if state.block_index == 0:
+        return
+    if transition.kind == "blend":
+        state.blend = Blend(state.mixture, prompt, transition.blocks)
+    elif transition.kind == "cut":
+        state.window.restart(state.block_start)
+        state.recent.clear()
+
+
+def blend_prompt(
+    state: RolloutState, prompt: str | None, text_of: BlendedTextOf, hooks: RolloutHooks
+) -> None:
+    """Take a blend one block further; the window stays as it is.
+
+    Args:
+        state: Whose ``blend`` is advanced.
+        prompt: The goal, in the blend's first block.
+        text_of: Encodes a mixture of prompts.
+        hooks: Who is told.
+    """
+    assert state.blend is not None
+    blend = state.blend.advance()
+    state.blend = None if blend.is_over else blend
+    state.mixture = blend.mixture
+    if prompt is not None:
+        state.prompt = prompt
+        hooks.call("on_text_encoding_start", state)
+    state.cross_cache.store(text_of(state.mixture))
+    if prompt is not None:
+        hooks.call("on_prompt_switch", state)
+
+
+def _no_blends(mixture: Mixture) -> list[tuple[Tensor, Tensor]]:
+    raise ValueError("this rollout was not told how to encode a mixture of prompts")
+
+
 def switch_prompt(
     state: RolloutState,
     denoiser: Denoiser,
@@ -100,6 +169,7 @@ def switch_prompt(
 ) -> None:
     """Make a prompt active, and rebuild the window under it if there is one."""
     state.prompt = prompt
+    state.mixture = only(prompt)
     hooks.call("on_text_encoding_start", state)
     state.cross_cache.store(text_of(prompt))
     hooks.call("on_prompt_switch", state)
@@ -120,7 +190,9 @@ def recache(state: RolloutState, denoiser: Denoiser) -> None:
     out unless ``spec.recaches_unread``.
     """
     known = state.block_start
-    frames = min(state.spec.window_latent_frames or known, known)
+    of_shot = known - state.window.origin
+    asked = state.spec.recached_latent_frames or state.spec.window_latent_frames
+    frames = min(asked or of_shot, of_shot)
     plan = state.window.plan(known - frames, frames, protects_sink=state.spec.keeps_sink)
     call = plan if state.spec.recaches_unread else without_dropped(plan)
     latents_BFCHW = torch.cat(list(state.recent), 1)[:, -call.frames :]

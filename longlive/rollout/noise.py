@@ -3,10 +3,14 @@
 # Shape suffixes: B batch, F latent frames, C channels, H W latent rows and columns.
 
 import hashlib
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+SeedOf = Callable[[int], int]
+"""The seed of each block, by its index."""
 
 
 class NoiseSource(Protocol):
@@ -24,14 +28,19 @@ class SeededNoise:
     whatever was made before it. It is drawn on the CPU, so that it is the same on every device.
 
     Args:
-        seed: The video's seed.
+        seed: The video's seed; or the seed of each block, where branches of a video differ; or, for
+            videos side by side, one each: the noise of each is then what it has alone.
         shape: Shape of a block, ``[B, F, C, H, W]``.
         dtype: Type of the latents.
         device: Where the noise is wanted.
     """
 
     def __init__(
-        self, seed: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+        self,
+        seed: int | SeedOf | tuple[int, ...],
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.seed = seed
         self.shape = shape
@@ -40,7 +49,12 @@ class SeededNoise:
 
     def draw(self, block_index: int, step_index: int) -> Tensor:
         """Noise of the given shape; the same for the same two numbers, in whatever order."""
-        key = f"{self.seed}/{block_index}/{step_index}".encode()
+        if isinstance(self.seed, tuple):
+            alone = (1, *self.shape[1:])
+            each = [SeededNoise(one, alone, self.dtype, self.device) for one in self.seed]
+            return torch.cat([noise.draw(block_index, step_index) for noise in each])
+        of_block = self.seed(block_index) if callable(self.seed) else self.seed
+        key = f"{of_block}/{block_index}/{step_index}".encode()
         seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little", signed=True)
         generator = torch.Generator().manual_seed(seed)
         on_gpu = self.device.type == "cuda"

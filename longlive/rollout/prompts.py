@@ -10,9 +10,32 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import Protocol, Self
 
 from longlive.errors import UserError
+from longlive.rollout.transitions import SWITCH, Transition
+
+
+class Prompts(Protocol):
+    """Which prompt becomes active when, as the loop sees it."""
+
+    @property
+    def prompt(self) -> str:
+        """The active prompt."""
+        ...
+
+    @property
+    def transition(self) -> Transition:
+        """How the active prompt began."""
+        ...
+
+    def advance(self, block_start_latent_frame: int, /) -> str | None:
+        """Move to a block; return the prompt that becomes active with it, if any."""
+        ...
+
+    def request(self, prompt: str, /) -> None:
+        """Ask for a prompt from the next block on; safe to call from any thread."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +46,7 @@ class PromptTimeline:
         prompts: At least one, none blank.
         switch_latent_frames: For each prompt after the first, the latent frame from which it is
             wanted; positive and ascending.
+        transitions: For each prompt after the first, how it begins; a switch for all if empty.
 
     Raises:
         UserError: If a prompt is blank or the latent frames do not fit the prompts.
@@ -30,6 +54,7 @@ class PromptTimeline:
 
     prompts: tuple[str, ...]
     switch_latent_frames: tuple[int, ...] = ()
+    transitions: tuple[Transition, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -41,6 +66,11 @@ class PromptTimeline:
             raise UserError(
                 f"{len(switches)} switch latent frames do not fit {len(self.prompts)} prompt(s); "
                 "give one for each prompt after the first"
+            )
+        if self.transitions and len(self.transitions) != len(switches):
+            raise UserError(
+                f"{len(self.transitions)} transitions do not fit {len(switches)} switch(es); "
+                "give one for each, or none"
             )
         if switches and switches[0] < 0:
             raise UserError(f"switch latent frame {switches[0]} is negative; count from 1")
@@ -126,7 +156,9 @@ class PromptCursor:
 
     def __init__(self, timeline: PromptTimeline) -> None:
         first, *later = timeline.prompts
-        self._planned = deque(zip(timeline.switch_latent_frames, later, strict=True))
+        transitions = timeline.transitions or (SWITCH,) * len(later)
+        self._planned = deque(zip(timeline.switch_latent_frames, later, transitions, strict=True))
+        self._transition = SWITCH
         self._history = [(0, first)]
         self._requested: str | None = None
         self._last_block_start = -1
@@ -136,6 +168,11 @@ class PromptCursor:
     def prompt(self) -> str:
         """The active prompt."""
         return self.history[-1][1]
+
+    @property
+    def transition(self) -> Transition:
+        """How the active prompt began."""
+        return self._transition
 
     @property
     def history(self) -> list[tuple[int, str]]:
@@ -183,9 +220,13 @@ class PromptCursor:
         requested, self._requested = self._requested, None
         if requested is None or requested == self._history[-1][1]:
             is_due = bool(self._planned) and self._planned[0][0] <= block_start
-            return self._planned.popleft()[1] if is_due else None
+            if not is_due:
+                return None
+            _, planned, self._transition = self._planned.popleft()
+            return planned
         while self._planned and self._planned[0][0] <= block_start:
             self._planned.popleft()
+        self._transition = SWITCH
         return requested
 
 

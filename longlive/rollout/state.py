@@ -5,7 +5,7 @@
 from collections import deque
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from longlive.attention.window import SlotWindow, WindowPlan, check_window
 from longlive.errors import UserError
 from longlive.geometry import Geometry
 from longlive.models.sizes import DiTConfig
+from longlive.rollout.transitions import Blend, Mixture
 from longlive.schedule import DenoisingSchedule, timestep_of
 
 SamplerName = Literal["renoise", "euler"]
@@ -45,6 +46,14 @@ class RolloutSpec:
             frames of a whole chunk, so that a backward pass finds what its forward pass saw.
         recaches_unread: Whether a recache also runs the frames whose keys a protected sink drops,
             as the reference does. Nothing reads them, so leaving them out changes no number.
+        recached_latent_frames: Latent frames that a recache runs, if not those of the window; the
+            reference's training runs a whole chunk.
+        first_schedule: Noise levels of the first block, if not those of the others. It has no
+            history to lean on, and a student of few steps may give it more.
+        updates_context: Whether a block's clean keys are stored by a pass of their own. A student
+            that was distilled without it keeps the keys of its last denoising step.
+        rehearses: Whether every kind of pass is run before the first block, so that none is slow
+            the first time it is needed.
     """
 
     geometry: Geometry
@@ -60,6 +69,10 @@ class RolloutSpec:
     batch: int = 1
     cached_latent_frames: int | None = None
     recaches_unread: bool = False
+    recached_latent_frames: int | None = None
+    first_schedule: DenoisingSchedule | None = None
+    updates_context: bool = True
+    rehearses: bool = False
 
     @property
     def blocks(self) -> int | None:
@@ -79,6 +92,10 @@ class RolloutSpec:
     def network_batch(self) -> int:
         """Batch of a network call: guidance runs a second one without the prompt."""
         return self.batch * (2 if self.guidance != 1 else 1)
+
+    def rehearsed(self) -> "RolloutSpec":
+        """The same, with every kind of pass run before the first block."""
+        return replace(self, rehearses=True)
 
     def check(self) -> "RolloutSpec":
         """Return the spec if it can work.
@@ -143,6 +160,53 @@ class StepInputs:
     keys_only: bool
 
 
+class Caches(NamedTuple):
+    """The large buffers of a rollout.
+
+    Attributes:
+        video: Keys and values of the video.
+        text: Keys and values of the active prompt.
+    """
+
+    video: KVCache
+    text: CrossCache
+
+
+def allocate_caches(
+    spec: RolloutSpec, config: DiTConfig, dtype: torch.dtype, device: torch.device
+) -> Caches:
+    """Allocate the caches of a rollout."""
+    batch, heads, head_dim = spec.network_batch, config.heads, config.head_dim
+    return Caches(
+        video=KVCache(
+            layers=config.layers,
+            batch=batch,
+            slots=spec.slots,
+            tokens_per_slot=spec.geometry.tokens_per_latent_frame,
+            heads=heads,
+            head_dim=head_dim,
+            dtype=dtype,
+            device=device,
+        ),
+        text=CrossCache.allocate(
+            (batch, config.text_len, heads, head_dim),
+            layers=config.layers,
+            dtype=dtype,
+            device=device,
+        ),
+    )
+
+
+def window_of(spec: RolloutSpec) -> SlotWindow:
+    """The bookkeeping of a rollout's slots, at its start."""
+    return SlotWindow(
+        spec.slots,
+        spec.window_latent_frames or spec.slots,
+        spec.sink_latent_frames,
+        evicts=spec.window_latent_frames is not None,
+    )
+
+
 @dataclass(slots=True)
 class RolloutState:
     """Where a rollout stands. Counters are Python integers, so nothing waits for the device.
@@ -154,6 +218,9 @@ class RolloutState:
         cross_cache: Keys and values of the active prompt.
         device: Where the rollout runs.
         prompt: The active prompt.
+        mixture: What ``cross_cache`` holds: the active prompt, or others with it while one blends
+            into the next.
+        blend: The blend under way, if any.
         recent: Clean latents of the window, block by block, which a recache replays.
         block_index: The block at hand.
         step_index: The denoising step at hand.
@@ -165,6 +232,8 @@ class RolloutState:
     cross_cache: CrossCache
     device: torch.device
     prompt: str = ""
+    mixture: Mixture = ()
+    blend: Blend | None = None
     recent: deque[Tensor] = field(default_factory=deque)
     block_index: int = 0
     step_index: int = 0
@@ -175,26 +244,17 @@ class RolloutState:
         cls, spec: RolloutSpec, config: DiTConfig, dtype: torch.dtype, device: torch.device
     ) -> "RolloutState":
         """Allocate every buffer of a rollout."""
+        return cls.start(spec, allocate_caches(spec, config, dtype, device), device)
+
+    @classmethod
+    def start(cls, spec: RolloutSpec, caches: Caches, device: torch.device) -> "RolloutState":
+        """Begin a rollout in caches that no other one is using."""
         block = spec.geometry.block_latent_frames
         return cls(
             spec=spec,
-            window=SlotWindow(
-                spec.slots,
-                spec.window_latent_frames or spec.slots,
-                spec.sink_latent_frames,
-                evicts=spec.window_latent_frames is not None,
-            ),
-            cache=KVCache(
-                layers=config.layers,
-                batch=spec.network_batch,
-                slots=spec.slots,
-                tokens_per_slot=spec.geometry.tokens_per_latent_frame,
-                heads=config.heads,
-                head_dim=config.head_dim,
-                dtype=dtype,
-                device=device,
-            ),
-            cross_cache=CrossCache(),
+            window=window_of(spec),
+            cache=caches.video,
+            cross_cache=caches.text,
             device=device,
             recent=deque(maxlen=-(-spec.slots // block)),
         )
@@ -203,6 +263,12 @@ class RolloutState:
     def block_start(self) -> int:
         """Absolute index of the block's first latent frame."""
         return self.block_index * self.spec.geometry.block_latent_frames
+
+    @property
+    def schedule(self) -> DenoisingSchedule:
+        """Noise levels of the block at hand."""
+        first = self.spec.first_schedule
+        return self.spec.schedule if first is None or self.block_index else first
 
     def plan_block(self) -> WindowPlan:
         """Place the block at hand in the cache."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longlive.rollout.decode import StreamingDecoder
+from longlive.rollout.decode import FramesOf, StreamingDecoder, decode_and_show
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import RolloutHooks
-from longlive.rollout.loop import TextKeysValuesOf, stream_blocks
+from longlive.rollout.loop import BlendedTextOf, TextKeysValuesOf, stream_blocks
 from longlive.rollout.noise import NoiseSource
-from longlive.rollout.prompts import PromptCursor
+from longlive.rollout.prompts import Prompts
 from longlive.rollout.state import RolloutState
 
 
@@ -25,12 +25,21 @@ class Block:
     Attributes:
         index: Its place in the video.
         latents: Clean latents ``[B, F, C, H, W]``.
-        frames: Frames ``[B, T, 3, H, W]`` in [0, 1].
+        frames_of: Gives its frames.
     """
 
     index: int
     latents: Tensor
-    frames: Tensor
+    frames_of: FramesOf
+
+    @property
+    def frames(self) -> Tensor:
+        """Frames ``[B, T, 3, H, W]`` in [0, 1].
+
+        If they are made in a stream of their own, asking for them makes the current one wait for
+        it; ``on_frames_ready`` does not.
+        """
+        return self.frames_of()
 
 
 class RolloutStream:
@@ -47,6 +56,7 @@ class RolloutStream:
         prompts: Which prompt becomes active when.
         text_of: Encodes a prompt.
         hooks: Who is told.
+        blended_text_of: Encodes a mixture of prompts; only blends need it.
     """
 
     def __init__(
@@ -55,9 +65,10 @@ class RolloutStream:
         denoiser: Denoiser,
         decoder: StreamingDecoder,
         noise: NoiseSource,
-        prompts: PromptCursor,
+        prompts: Prompts,
         text_of: TextKeysValuesOf,
         hooks: RolloutHooks,
+        blended_text_of: BlendedTextOf | None = None,
     ) -> None:
         self.state = state
         self.prompts = prompts
@@ -66,7 +77,13 @@ class RolloutStream:
         self._noise = noise
         self._text_of = text_of
         self._hooks = hooks
+        self._blended_text_of = blended_text_of
         self._is_stopped = threading.Event()
+
+    @property
+    def decoder(self) -> StreamingDecoder:
+        """What turns latents into frames, in all its wrappings."""
+        return self._decoder
 
     def change_prompt(self, prompt: str) -> None:
         """Ask for another prompt from the next block on; of several the latest wins.
@@ -75,6 +92,7 @@ class RolloutStream:
             UserError: If the prompt is blank.
         """
         self.prompts.request(prompt)
+        self._hooks.call("on_prompt_request", self.state, prompt)
 
     def stop(self) -> None:
         """End the video after the block at hand."""
@@ -83,15 +101,24 @@ class RolloutStream:
     @torch.no_grad()
     def __iter__(self) -> Iterator[Block]:
         blocks = stream_blocks(
-            self.state, self._denoiser, self._noise, self.prompts, self._text_of, self._hooks
+            self.state,
+            self._denoiser,
+            self._noise,
+            self.prompts,
+            self._text_of,
+            self._hooks,
+            self._blended_text_of,
         )
         try:
-            for index, latents_BFCHW in enumerate(blocks):
-                frames_BTCHW = self._decoder.decode(latents_BFCHW)
-                self._hooks.call("on_frames_ready", self.state, frames_BTCHW)
-                yield Block(index, latents_BFCHW, frames_BTCHW)
+            for latents_BFCHW in blocks:
+                index = self.state.block_index
+                frames_of = decode_and_show(self._decoder, latents_BFCHW, self._show)
+                yield Block(index, latents_BFCHW, frames_of)
                 if self._is_stopped.is_set():
                     return
         finally:
             # Ends the loop wherever it stands, so that everybody hears of the end.
             blocks.close()
+
+    def _show(self, frames_BTCHW: Tensor) -> None:
+        self._hooks.call("on_frames_ready", self.state, frames_BTCHW)

@@ -65,3 +65,10 @@ def pad_to_even(x_THWC: Pixels) -> Pixels:
     if height % 2 == 0 and width % 2 == 0:
         return x_THWC
     return np.pad(x_THWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def evenly(length: int, count: int | None) -> list[int]:
+    """At most ``count`` indices below ``length``, evenly spaced from the first to the last."""
+    if count is None or length <= count:
+        return list(range(length))
+    return [round(i * (length - 1) / max(1, count - 1)) for i in range(count)]

@@ -88,7 +88,7 @@ class H264File:
                 f"{stream.width}x{stream.height}"
             )
         for x_HWC in x_THWC:
-            frame = _to_bt709(av.VideoFrame.from_ndarray(x_HWC, format="rgb24"))
+            frame = to_bt709(av.VideoFrame.from_ndarray(x_HWC, format="rgb24"))
             frame.pts = self._encoded_frames
             frame.time_base = Fraction(1, self._fps)
             for packet in stream.encode(frame):
@@ -215,7 +215,7 @@ class _PartFile:
             os.fsync(self._file.fileno())
 
 
-def _to_bt709(frame: "VideoFrame") -> "VideoFrame":
+def to_bt709(frame: "VideoFrame") -> "VideoFrame":
     """Convert RGB to the color space that the stream declares; the default would be BT.601."""
     from av.video.reformatter import ColorRange, Colorspace
 

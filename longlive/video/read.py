@@ -39,6 +39,17 @@ def read_video(path: Path) -> Tensor:
     return torch.from_numpy(np.stack(frames_HWC))
 
 
+def frame_size(path: Path) -> tuple[int, int]:
+    """Rows and columns of a video's frames, without decoding any.
+
+    Raises:
+        UserError: If the file is missing or is no video.
+    """
+    with _open(path) as container:
+        context = container.streams.video[0].codec_context
+        return context.height, context.width
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """Read a video's tags.
 

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from longlive.attention.backends import sdpa_attention
-from longlive.attention.core import WindowAttention
+from longlive.attention.core import LayerWindow, WindowAttention
 from longlive.attention.cross_cache import CrossCache
 from longlive.attention.kv_cache import KVCache
 from longlive.models.dit import DiT
@@ -43,7 +43,7 @@ def slots(*numbers: int) -> Tensor:
 @pytest.mark.parametrize("batch", [1, 2])
 def test_reading_leading_slots_copies_nothing(batch):
     cache = cache_of(batch=batch)
-    k, v = cache.update(1, keys(2, batch), keys(2, batch), slots(1, 2), 3)
+    k, v = cache[1].update(keys(2, batch), keys(2, batch), slots(1, 2), 3)
     assert k.shape == v.shape == (batch, 3 * P, 2, 4)
     assert k.data_ptr() == cache.k[1].data_ptr()
     assert v.data_ptr() == cache.v[1].data_ptr()
@@ -52,8 +52,8 @@ def test_reading_leading_slots_copies_nothing(batch):
 def test_what_is_written_is_what_is_read_in_the_order_of_the_slots():
     cache = cache_of()
     old, new, values = keys(1), keys(2), keys(2)
-    cache.update(0, old, old, slots(1), 4)
-    k, v = cache.update(0, new, values, slots(2, 0), 3)
+    cache[0].update(old, old, slots(1), 4)
+    k, v = cache[0].update(new, values, slots(2, 0), 3)
     first, second = new.split(P, 1)
     assert torch.equal(k, torch.cat([second, old, first], 1))
     assert torch.equal(v[:, :P], values[:, P:])
@@ -62,14 +62,14 @@ def test_what_is_written_is_what_is_read_in_the_order_of_the_slots():
 def test_named_slots_are_read_in_their_order():
     cache = cache_of()
     k_new = keys(4)
-    k, _ = cache.update(0, k_new, k_new, slots(0, 1, 2, 3), slots(3, 0))
+    k, _ = cache[0].update(k_new, k_new, slots(0, 1, 2, 3), slots(3, 0))
     frames = k_new.split(P, 1)
     assert torch.equal(k, torch.cat([frames[3], frames[0]], 1))
 
 
 def test_a_layer_does_not_touch_the_others():
     cache = cache_of()
-    cache.update(1, keys(4), keys(4), slots(0, 1, 2, 3), 4)
+    cache[1].update(keys(4), keys(4), slots(0, 1, 2, 3), 4)
     assert cache.k[0].count_nonzero() == cache.v[0].count_nonzero() == 0
     assert cache.k[1].count_nonzero() == cache.k[1].numel()
 
@@ -77,8 +77,8 @@ def test_a_layer_does_not_touch_the_others():
 def test_writing_no_latent_frames_reads_all_the_same():
     cache = cache_of()
     k_old = keys(2)
-    cache.update(0, k_old, k_old, slots(0, 1), 2)
-    k, _ = cache.update(0, keys(0), keys(0), slots().long(), 2)
+    cache[0].update(k_old, k_old, slots(0, 1), 2)
+    k, _ = cache[0].update(keys(0), keys(0), slots().long(), 2)
     assert torch.equal(k, k_old)
 
 
@@ -86,7 +86,7 @@ def test_writing_no_latent_frames_reads_all_the_same():
 def test_gradients_reach_the_new_keys_and_the_stored_ones_are_plain_values(read):
     cache = cache_of()
     k_new, v_new = keys(2, requires_grad=True), keys(2, requires_grad=True)
-    k, v = cache.update(0, k_new, v_new, slots(1, 2), read)
+    k, v = cache[0].update(k_new, v_new, slots(1, 2), read)
     assert k.data_ptr() != cache.k[0].data_ptr()
     (k.sum() + 2 * v.sum()).backward()
     assert torch.equal(k_new.grad, torch.ones_like(k_new))
@@ -99,8 +99,8 @@ def test_gradients_reach_the_new_keys_and_the_stored_ones_are_plain_values(read)
 def test_gradients_end_at_the_call_that_computed_the_keys():
     cache = cache_of()
     first, second = keys(1, requires_grad=True), keys(1, requires_grad=True)
-    k_first, _ = cache.update(0, first, first, slots(0), 1)
-    k_second, _ = cache.update(0, second, second, slots(1), 2)
+    k_first, _ = cache[0].update(first, first, slots(0), 1)
+    k_second, _ = cache[0].update(second, second, slots(1), 2)
     (k_first.square().sum() + k_second.square().sum()).backward()
     assert torch.equal(second.grad, 2 * second)
     assert torch.equal(first.grad, 2 * first)  # once, from its own call
@@ -217,13 +217,13 @@ def test_rotations_and_timesteps_keep_their_precision_whatever_the_weights(
     dtype, wide, positions, monkeypatch
 ):
     seen: list[WindowAttention] = []
-    attend = WindowAttention.__call__
+    attend = LayerWindow.__call__
 
     def record(self, *args):
-        seen.append(self)
+        seen.append(self.call)
         return attend(self, *args)
 
-    monkeypatch.setattr(WindowAttention, "__call__", record)
+    monkeypatch.setattr(LayerWindow, "__call__", record)
     denoiser, inputs, noise = inputs_of_a_block(nano_dit(dtype), positions)
     assert noise.dtype == dtype
     assert inputs.timestep_BF.dtype == torch.float32

@@ -418,7 +418,7 @@ def test_slowed_pieces_of_the_attention_show_in_their_parts(monkeypatch):
 
     core = import_module("longlive.attention.core")
     monkeypatch.setattr(core, "rotate", slowed("rotate", core.rotate))
-    cache = import_module("longlive.attention.kv_cache").KVCache
+    cache = import_module("longlive.attention.kv_cache").LayerCache
     monkeypatch.setattr(cache, "update", slowed("cache", cache.update))
     monkeypatch.setitem(globals(), "sdpa_attention", slowed("kernel", sdpa_attention))
     profiler = LongLiveProfiler(detailed=True)

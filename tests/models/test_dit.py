@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from longlive.attention.backends import sdpa_attention
-from longlive.attention.core import FullAttention, MaskedAttention, WindowAttention
+from longlive.attention.core import FullAttention, LayerWindow, MaskedAttention
 from longlive.attention.masks import BlockCausal, mask_for
 from longlive.errors import UserError
 from longlive.models.dit import DiT, LatentBatch, TeacherForcingOptions, stack_text
@@ -198,13 +198,14 @@ def test_a_pass_for_the_keys_alone_skips_the_last_layer_s_attention_and_the_head
     dit, called = nano_dit(), []
     rollout = Rollout(dit, spec())
     rollout.state.cross_cache.store(rollout.text("a"))
-    attend = WindowAttention.__call__
+    attend = LayerWindow.__call__
+    layer_of = {cache.k.data_ptr(): layer for layer, cache in enumerate(rollout.state.cache)}
 
-    def record(self, layer, *args):
-        called.append(layer)
-        return attend(self, layer, *args)
+    def record(self, *args):
+        called.append(layer_of[self.cache.k.data_ptr()])
+        return attend(self, *args)
 
-    monkeypatch.setattr(WindowAttention, "__call__", record)
+    monkeypatch.setattr(LayerWindow, "__call__", record)
     dit.head.register_forward_hook(lambda *args: called.append("head"))
     inputs = rollout.state.step_inputs(rollout.state.plan_block(), 0.0, keys_only=True)
     rollout.denoiser(clip("x", BLOCK), inputs)

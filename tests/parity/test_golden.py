@@ -32,9 +32,8 @@ CASES = [
     "07-vae",
     "08-bidirectional",
     "09-lora-rank4",
+    "10-dmd",
 ]
-TRAINING = ["10-dmd"]
-"""Losses and gradients of a training method that is not part of this package."""
 
 Change = Callable[[dict, dict[str, torch.Tensor]], None]
 
@@ -51,7 +50,7 @@ def tool() -> ModuleType:
 
 
 def test_every_golden_case_is_checked(tool, golden_dir):
-    assert sorted(path.stem for path in tool.case_files(golden_dir)) == sorted(CASES + TRAINING)
+    assert sorted(path.stem for path in tool.case_files(golden_dir)) == sorted(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -69,10 +68,10 @@ def changed(golden_dir: Path, tmp_path: Path) -> Callable[[str, Change], Path]:
     def copy(name: str, change: Change) -> Path:
         manifest = json.loads((golden_dir / f"{name}.json").read_text())
         shutil.copy(golden_dir / f"{name}.safetensors", tmp_path)
+        shutil.copytree(golden_dir / "weights", tmp_path / "weights")
         weights = load_file(golden_dir / manifest["weights"]["model"])
         change(manifest, weights)
         path = tmp_path / manifest["weights"]["model"]
-        path.parent.mkdir(exist_ok=True)
         save_file(weights, path)
         copied = tmp_path / f"{name}.json"
         copied.write_text(json.dumps(manifest))
@@ -120,6 +119,22 @@ def the_switch_is_a_block_later(manifest: dict, weights: dict[str, torch.Tensor]
     manifest["config"]["switch_frame_indices"][0] += block
 
 
+def guidance_is_one_more(manifest: dict, weights: dict[str, torch.Tensor]) -> None:
+    manifest["config"]["guidance_scale"] += 1
+
+
+def scores_have_the_students_table(manifest: dict, weights: dict[str, torch.Tensor]) -> None:
+    manifest["config"]["score_timestep_shift"] = manifest["config"]["timestep_shift"]
+
+
+def the_text_gets_no_gradient(manifest: dict, weights: dict[str, torch.Tensor]) -> None:
+    manifest["config"]["gradient_checkpointing"] = False
+
+
+def the_context_is_noisier(manifest: dict, weights: dict[str, torch.Tensor]) -> None:
+    manifest["config"]["context_noise"] = 20
+
+
 def test_an_unchanged_copy_of_a_case_passes(tool, changed):
     case = tool.check(changed("04-switch-global-sink", nothing), torch.float32)
     assert case.worst <= 1
@@ -138,6 +153,13 @@ def test_an_unchanged_copy_of_a_case_passes(tool, changed):
         ("04-switch-global-sink", the_sink_is_not_kept),
         ("04-switch-global-sink", the_switch_is_a_block_later),
         ("08-bidirectional", a_weight_is_one_percent_larger),
+        ("10-dmd", a_weight_is_one_percent_larger),
+        ("10-dmd", the_sink_is_one_shorter),
+        ("10-dmd", the_window_is_one_shorter),
+        ("10-dmd", guidance_is_one_more),
+        ("10-dmd", scores_have_the_students_table),
+        ("10-dmd", the_text_gets_no_gradient),
+        ("10-dmd", the_context_is_noisier),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )

@@ -34,6 +34,11 @@ def test_another_seed_block_or_step_draws_other_noise():
     assert len({tuple(x.flatten()[:8].tolist()) for x in draws}) == len(draws)
 
 
+def test_videos_side_by_side_each_have_the_noise_they_have_alone():
+    together = noise((3, 5), (2, *SHAPE[1:])).draw(2, 1)
+    assert torch.equal(together, torch.cat([noise(seed).draw(2, 1) for seed in (3, 5)]))
+
+
 def test_a_draw_leaves_the_global_generator_alone():
     torch.manual_seed(3)
     before = torch.get_rng_state()

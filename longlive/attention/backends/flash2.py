@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from longlive.attention.backends.opaque import opaque
+
 
 def load() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Import the kernel.
@@ -18,4 +20,4 @@ def load() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         out: Tensor = flash_attn_func(q_BLND, k_BSND, v_BSND)
         return out
 
-    return flash2_attention
+    return opaque("flash-attn-2", flash2_attention)

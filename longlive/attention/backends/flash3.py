@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from longlive.attention.backends.opaque import opaque
+
 
 def load() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Import the kernel.
@@ -19,4 +21,4 @@ def load() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         out: Tensor = result[0] if isinstance(result, tuple) else result
         return out
 
-    return flash3_attention
+    return opaque("flash-attn-3", flash3_attention)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from longlive.attention.backends.opaque import opaque
 from longlive.attention.backends.sdpa import sdpa_attention
 
 # Below this many keys cuDNN is reported to win, by a factor of two at 512 text tokens; we have not
@@ -27,4 +28,4 @@ def load() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         out: Tensor = result[0] if isinstance(result, tuple) else result
         return out
 
-    return flash4_attention
+    return opaque("flash-attn-4", flash4_attention)

@@ -1,0 +1,141 @@
+"""Decoding beside the transformer, and the first frame before the rest of its block.
+
+A block's frames depend on its clean latents and on nothing that the transformer does next. So they
+are made in a stream of their own while the context update and the next block run: the GPU fills
+with the one what the other leaves idle. Whoever is shown the frames works in that stream too; only
+who asks for ``Block.frames`` makes the main stream wait.
+
+The first latent frame of a video is one frame and a tenth of the work of a block. Decoded alone it
+is on the screen while the others are still being decoded.
+"""
+
+# Shape suffixes: B batch, F latent frames, T frames, C channels, H W rows and columns.
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from longlive.callbacks.optimization import Optimization, device_of
+from longlive.errors import UserError
+from longlive.rollout.decode import FramesOf, Show, StreamingDecoder
+from longlive.rollout.hooks import WrapOrder
+from longlive.rollout.snapshot import RewindableDecoder
+
+
+class PipelinedDecoder:
+    """A decoder that works in a stream of its own, and shows the first latent frame at once.
+
+    Args:
+        decoder: At the start of a video.
+        stream: Where it works; None for the current stream.
+        first_alone: Whether the first latent frame is decoded alone.
+    """
+
+    def __init__(
+        self, decoder: StreamingDecoder, stream: torch.cuda.Stream | None, first_alone: bool
+    ) -> None:
+        self._decoder = decoder
+        self._stream = stream
+        self._first_alone = first_alone
+        self._is_started = False
+
+    def decode(self, latents_BFCHW: Tensor) -> Tensor:
+        """Decode the next latents; the current stream waits for the frames."""
+        return self.decode_pieces(latents_BFCHW, lambda frames: None)()
+
+    def decode_pieces(self, latents_BFCHW: Tensor, show: Show) -> FramesOf:
+        """Decode the next latents, and show the first frame of a video before the others."""
+        frames = latents_BFCHW.shape[1]
+        is_split = self._first_alone and not self._is_started and frames > 1
+        self._is_started = True
+        pieces: list[Tensor] = []
+        with self._aside(latents_BFCHW):
+            for piece_BFCHW in latents_BFCHW.split([1, frames - 1] if is_split else frames, dim=1):
+                pieces.append(self._decoder.decode(piece_BFCHW))
+                show(pieces[-1])
+            if self._stream is None:
+                return lambda: _joined(pieces)
+            done = torch.cuda.Event()
+            done.record(self._stream)
+
+        def frames_of() -> Tensor:
+            current = torch.cuda.current_stream(latents_BFCHW.device)
+            current.wait_event(done)
+            for piece in pieces:
+                # Its memory may not be reused by the decoder while the current stream reads it.
+                piece.record_stream(current)
+            return _joined(pieces)
+
+        return frames_of
+
+    def snapshot(self) -> Any:
+        """What the decoder remembers.
+
+        Raises:
+            UserError: If the decoder cannot be rewound.
+        """
+        self._wait()
+        return self._is_started, self._rewindable.snapshot()
+
+    def restore(self, state: Any) -> None:
+        """Go on from where ``snapshot`` was called."""
+        self._wait()
+        self._is_started, inner = state
+        self._rewindable.restore(inner)
+
+    @property
+    def _rewindable(self) -> RewindableDecoder:
+        if not isinstance(self._decoder, RewindableDecoder):
+            raise UserError(f"{type(self._decoder).__name__} cannot be rewound")
+        return self._decoder
+
+    @contextmanager
+    def _aside(self, latents_BFCHW: Tensor) -> Iterator[None]:
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(latents_BFCHW.device))
+        latents_BFCHW.record_stream(self._stream)
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def _wait(self) -> None:
+        """What was queued in the decoder's stream comes before what the current one does next."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+
+
+class PipelineDecoding(Optimization):
+    """Decodes in a stream of its own, and the first latent frame alone.
+
+    Numerics: exact up to rounding; the first block is cut in two, and convolutions of other shapes
+    sum in another order.
+
+    Args:
+        side_stream: Whether to decode in a stream of its own; without CUDA there is only one.
+        first_alone: Whether the first latent frame is decoded and shown alone.
+    """
+
+    wrap_order = WrapOrder.STREAM
+
+    def __init__(self, side_stream: bool = True, first_alone: bool = True) -> None:
+        super().__init__()
+        self.side_stream = side_stream
+        self.first_alone = first_alone
+        self._stream: torch.cuda.Stream | None = None
+
+    def configure_decoder(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, decoder: StreamingDecoder
+    ) -> StreamingDecoder:
+        device = device_of(pl_module)
+        if self.side_stream and device.type == "cuda" and self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        return PipelinedDecoder(decoder, self._stream, self.first_alone)

@@ -1,0 +1,174 @@
+"""One pass of every kind that a rollout can make, before its first block.
+
+Compilers, autotuners and graph captures work when a kind of pass is first seen; a viewer should not
+have to wait for them in the middle of a video. Which kinds there are is not written down a second
+time: the loop itself is run with a denoiser that only takes notes.
+"""
+
+# Shape suffixes: B batch, F latent frames, C channels, H W latent rows and columns.
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from longlive.rollout.decode import StreamingDecoder, decode_and_show
+from longlive.rollout.denoiser import Denoiser
+from longlive.rollout.hooks import NoHooks
+from longlive.rollout.loop import stream_blocks
+from longlive.rollout.state import Caches, RolloutSpec, RolloutState, StepInputs
+from longlive.rollout.transitions import SWITCH, Transition
+from longlive.schedule import DenoisingSchedule
+
+# Under global attention every block is a kind of its own.
+_MOST_BLOCKS = 32
+
+
+class PassKind(NamedTuple):
+    """What is fixed in a compiled or captured call; all else about it is data on the device.
+
+    Attributes:
+        latents: Shape of the latents.
+        stored: Latent frames that are stored.
+        read: Slots that are read.
+        reads_prefix: Whether these are the leading ones.
+        is_relative: Whether keys are rotated when they are read.
+        dropped: Leading latent frames that are not stored.
+        keys_only: Whether there is no output.
+    """
+
+    latents: tuple[int, ...]
+    stored: int
+    read: int
+    reads_prefix: bool
+    is_relative: bool
+    dropped: int
+    keys_only: bool
+
+
+def kind_of(x_BFCHW: Tensor, inputs: StepInputs) -> PassKind:
+    """Of which kind a call of the denoiser is; no value on the device is looked at."""
+    read = inputs.read
+    return PassKind(
+        latents=tuple(x_BFCHW.shape),
+        stored=len(inputs.write_slots_F),
+        read=read if isinstance(read, int) else len(read),
+        reads_prefix=isinstance(read, int),
+        is_relative=inputs.seen_positions_S is not None,
+        dropped=inputs.dropped,
+        keys_only=inputs.keys_only,
+    )
+
+
+class _Notes:
+    """A denoiser that remembers one call of each kind."""
+
+    def __init__(self) -> None:
+        self.calls: dict[PassKind, tuple[Tensor, StepInputs]] = {}
+
+    def __call__(self, x_BFCHW: Tensor, inputs: StepInputs) -> Tensor | None:
+        self.calls.setdefault(kind_of(x_BFCHW, inputs), (x_BFCHW, inputs))
+        return None if inputs.keys_only else x_BFCHW
+
+
+class _SwitchEveryBlock:
+    prompt = ""
+
+    @property
+    def transition(self) -> Transition:
+        return SWITCH
+
+    def advance(self, block_start_latent_frame: int, /) -> str | None:
+        return ""
+
+    def request(self, prompt: str, /) -> None:
+        """Nobody asks."""
+
+
+class _Silence:
+    def __init__(self, like_BFCHW: Tensor) -> None:
+        self._zeros = torch.zeros_like(like_BFCHW)
+
+    def draw(self, block_index: int, step_index: int) -> Tensor:
+        return self._zeros
+
+
+def passes_of(state: RolloutState, like_BFCHW: Tensor) -> list[tuple[Tensor, StepInputs]]:
+    """One call of each kind, those of the steady state first, those of prompt switches last.
+
+    Args:
+        state: A freshly allocated rollout; it is not advanced.
+        like_BFCHW: A block of latents, for shape and type.
+    """
+    block_frames = state.spec.geometry.block_latent_frames
+    window = state.spec.window_latent_frames
+    # One block more than it takes to fill the window, and one to see it full at a switch.
+    blocks = _MOST_BLOCKS if window is None else -(-window // block_frames) + 2
+    spec = replace(
+        state.spec,
+        schedule=DenoisingSchedule((1.0,)),
+        first_schedule=None,
+        latent_frames=min(blocks, state.spec.blocks or blocks) * block_frames,
+        cached_latent_frames=state.spec.slots,
+    )
+    caches = Caches(state.cache, state.cross_cache)
+    text = [state.cross_cache[layer] for layer in range(len(state.cross_cache))]
+    notes = _Notes()
+    rehearsal = stream_blocks(
+        RolloutState.start(spec, caches, state.device),
+        notes,
+        _Silence(like_BFCHW),
+        _SwitchEveryBlock(),
+        lambda _: text,
+        NoHooks(),
+    )
+    for _ in rehearsal:
+        pass
+    latest_first = list(notes.calls.values())[::-1]
+    return sorted(latest_first, key=lambda call: call[0].shape[1] != block_frames)
+
+
+@torch.no_grad()
+def rehearse(state: RolloutState, denoiser: Denoiser, like_BFCHW: Tensor) -> None:
+    """Call the denoiser once for each kind of pass; what the caches hold is then forgotten.
+
+    Args:
+        state: A freshly allocated rollout.
+        denoiser: The network call, in all its wrappings.
+        like_BFCHW: A block of latents, for shape and type.
+    """
+    for x_BFCHW, inputs in passes_of(state, like_BFCHW):
+        denoiser(torch.zeros_like(x_BFCHW), inputs)
+    state.cache.clear()
+
+
+@torch.no_grad()
+def rehearse_decoding(decoder: StreamingDecoder, like_BFCHW: Tensor) -> None:
+    """Decode a first block and one after it.
+
+    Args:
+        decoder: At the start of a video, and not used for another one.
+        like_BFCHW: A block of latents, for shape and type.
+    """
+    for _ in range(2):
+        decode_and_show(decoder, torch.zeros_like(like_BFCHW), lambda frames: None)()
+
+
+def rehearsal_key(spec: RolloutSpec) -> tuple[object, ...]:
+    """Equal for rollouts that make the same kinds of passes on the same kind of buffers."""
+    longest = spec.slots + 2 * spec.geometry.block_latent_frames
+    return (
+        spec.geometry,
+        spec.window_latent_frames,
+        spec.sink_latent_frames,
+        spec.slots,
+        spec.positions,
+        spec.keeps_sink,
+        spec.network_batch,
+        spec.recaches_unread,
+        spec.recached_latent_frames,
+        spec.updates_context,
+        # A video too short to fill its window does not see every kind.
+        min(spec.latent_frames or longest, longest),
+    )

@@ -1,0 +1,218 @@
+"""Milliseconds of each kind of pass of the transformer, as it is, compiled and captured.
+
+    python tools/profile_pass.py                                # the full size, on a GPU
+    python tools/profile_pass.py --size tiny --device cpu       # to see that it works
+
+One row for each window and variant: a denoising step of the steady state, the context update after
+it, a recache of the full window, and a block of four steps and an update. The weights are random,
+the caches too. Rows are printed as they come; a variant that fails is a row that says why, and what
+does not fit into ``--seconds`` is left out. The last line is JSON.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from longlive.attention.backends import BACKENDS, resolve_attention
+from longlive.callbacks.compile import CompileLayers
+from longlive.callbacks.cuda_graph import CapturedDenoiser, CaptureDenoiser
+from longlive.geometry import Geometry
+from longlive.models.dit import DiT
+from longlive.models.sizes import dit_config
+from longlive.rollout.denoiser import CausalDenoiser, Denoiser
+from longlive.rollout.hooks import CallbackHooks
+from longlive.rollout.rehearsal import kind_of, passes_of
+from longlive.rollout.state import RolloutSpec, RolloutState, StepInputs, allocate_caches
+from longlive.schedule import DenoisingSchedule
+from longlive.weights.synthetic import fill_synthetic
+
+STEPS = [1000, 750, 500, 250]
+WARM_UP = 3
+VARIANTS: dict[str, Callable[[str], list[pl.Callback]]] = {
+    "eager": lambda mode: [],
+    "graph": lambda mode: [CaptureDenoiser(rehearses=False)],
+    "compiled": lambda mode: [CompileLayers(mode=mode, rehearses=False)],
+    "compiled+graph": lambda mode: [
+        CompileLayers(mode=mode, rehearses=False),
+        CaptureDenoiser(rehearses=False),
+    ],
+}
+
+
+class Model(pl.LightningModule):
+    """What the callbacks look for layers in."""
+
+    def __init__(self, size: str, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.dit = DiT(dit_config(size))
+        fill_synthetic(self.dit, dtype=dtype, device=device)
+        self.eval().requires_grad_(False)
+
+    def uncompile(self) -> None:
+        """Let the layers run as they are again."""
+        torch._dynamo.reset()
+        for layer in self.dit.layers:
+            layer._compiled_call_impl = None
+
+
+def passes_to_time(state: RolloutState, like: Tensor) -> dict[str, tuple[Tensor, StepInputs]]:
+    """A call of each kind of the steady state, on latents that are not zero."""
+    spec = state.spec
+    window = spec.window_latent_frames or spec.slots
+    # The sink keeps its keys. Where one block is left, a recache is the same pass as an update.
+    recached = window - spec.sink_latent_frames
+    calls = {kind_of(x, inputs): (x, inputs) for x, inputs in passes_of(state, like)}
+    found = {}
+    for name, frames, keys_only in (
+        ("step", like.shape[1], False),
+        ("update", like.shape[1], True),
+        ("recache", recached, True),
+    ):
+        found[name] = next(
+            (torch.randn_like(x), inputs)
+            for kind, (x, inputs) in calls.items()
+            if (kind.read, kind.latents[1], kind.keys_only) == (window, frames, keys_only)
+        )
+    return found
+
+
+def milliseconds(call: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
+    """How long each of some calls takes, on the device's clock where it has one."""
+    if device.type != "cuda":
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            call()
+            times.append(1000 * (time.perf_counter() - start))
+        return times
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    events[0].record()
+    for event in events[1:]:
+        call()
+        event.record()
+    torch.cuda.synchronize(device)
+    return [before.elapsed_time(after) for before, after in zip(events, events[1:], strict=False)]
+
+
+@torch.no_grad()
+def time_variant(
+    model: Model, spec: RolloutSpec, callbacks: list[pl.Callback], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Set up a rollout as the model does, and time its passes."""
+    device, dtype = options.device, model.dit.dtype_of_weights
+    hooks = CallbackHooks(callbacks, model)
+    spec = hooks.configure_rollout(spec)
+    make = hooks.configure_caches(
+        lambda spec: allocate_caches(spec, model.dit.config, dtype, device)
+    )
+    state = RolloutState.start(spec, make(spec), device)
+    kernel = resolve_attention(options.attention, device, dtype)
+    caches = state.cache, state.cross_cache
+    denoiser: Denoiser = CausalDenoiser(model.dit, *caches, spec.geometry, kernel)
+    denoiser = hooks.configure_denoiser(denoiser)
+    text = torch.randn(1, 120, model.dit.config.text_width, device=device)
+    state.cross_cache.store(model.dit.text_keys_values(text))
+    state.cache.k.normal_()
+    state.cache.v.normal_()
+    like = torch.zeros(spec.geometry.block_shape(spec.batch), dtype=dtype, device=device)
+    row: dict[str, Any] = {"first_s": 0.0}
+    for name, (x, inputs) in passes_to_time(state, like).items():
+        start = time.perf_counter()
+        for _ in range(WARM_UP):
+            denoiser(x, inputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        row["first_s"] += time.perf_counter() - start
+        start = time.perf_counter()
+        times = milliseconds(lambda: denoiser(x, inputs), device, options.repeats)  # noqa: B023
+        row[f"{name}_wall"] = 1000 * (time.perf_counter() - start) / options.repeats
+        row[name] = statistics.median(times)
+        row[f"{name}_max"] = max(times)
+    if isinstance(denoiser, CapturedDenoiser) and denoiser.graphs.failure:
+        raise RuntimeError(f"not captured: {denoiser.graphs.failure}")
+    row["block"] = len(STEPS) * row["step"] + row["update"]
+    if device.type == "cuda":
+        row["gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    hooks.call("on_rollout_end", state)
+    return row
+
+
+def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One row for each window and variant, as it is measured."""
+    began = time.perf_counter()
+    dtype = torch.bfloat16 if options.device.type == "cuda" else torch.float32
+    model = Model(options.size, options.device, dtype)
+    config = model.dit.config
+    geometry = Geometry(options.height, options.width, config.latent_channels, config.patch)
+    base = RolloutSpec(geometry, DenoisingSchedule.from_steps(STEPS, shift=5.0), latent_frames=240)
+    for window in options.windows:
+        for variant in options.variants:
+            row: dict[str, Any] = {"window": window, "variant": variant}
+            if time.perf_counter() - began > options.seconds:
+                yield {**row, "error": f"left out: {options.seconds:.0f} s are over"}
+                continue
+            model.uncompile()
+            gc.collect()
+            if options.device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(options.device)
+            try:
+                callbacks = VARIANTS[variant](options.mode)
+                spec = replace(base, window_latent_frames=window).check()
+                row.update(time_variant(model, spec, callbacks, options))
+            # Whatever it is, the other rows are wanted all the same.
+            except Exception as error:
+                row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            yield row
+
+
+HEADER = ("window", "variant", "step", "update", "recache", "block", "max step", "first s", "GiB")
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """One row of the table."""
+    place = f"{row['window']:>6}  {row['variant']:<15}"
+    if "error" in row:
+        return f"{place} {row['error']}"
+    names = ("step", "update", "recache", "block", "step_max", "first_s", "gib")
+    return place + "".join(f"{row.get(name, float('nan')):>10.2f}" for name in names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--size", default="wan-1.3b")
+    parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--width", type=int, default=832)
+    parser.add_argument("--windows", type=int, nargs="+", default=[12, 9, 6])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--attention", default="auto", choices=["auto", *BACKENDS])
+    parser.add_argument("--mode", default="default", help="of torch.compile")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=240, help="begin no variant after this")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
+    options = parser.parse_args()
+    name = options.device.type
+    if options.device.type == "cuda":
+        name = torch.cuda.get_device_name(options.device)
+    print(f"{name}, torch {torch.__version__}, {options.size}, {options.width}x{options.height},")
+    print(f"attention {options.attention}, median of {options.repeats}, milliseconds")
+    print(f"{HEADER[0]:>6}  {HEADER[1]:<15}" + "".join(f"{name:>10}" for name in HEADER[2:]))
+    table = []
+    for row in rows(options):
+        table.append(row)
+        print(line_of(row), flush=True)
+    print(json.dumps({"device": name, "size": options.size, "rows": table}))
+
+
+if __name__ == "__main__":
+    main()
