@@ -1,0 +1,178 @@
+"""Everything that a stage of distillation is told, checked before any weight is read."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from longlive.attention.backends import BackendName, resolve_attention
+from longlive.distillation.decisions import Decisions
+from longlive.distillation.discriminator import Discriminator
+from longlive.distillation.draws import Draws
+from longlive.distillation.levels import ScoreLevels
+from longlive.distillation.matching import Matcher
+from longlive.distillation.parts import PartClock
+from longlive.distillation.regression import Consistency, ConsistencyOptions, ContextKind
+from longlive.distillation.scores import Score
+from longlive.distillation.streaming import StreamingOptions
+from longlive.errors import UserError
+from longlive.models.dit import DiT
+from longlive.models.vae import WanVAE
+from longlive.modules.distillation_options import (
+    ClipOptions,
+    MatchingOptions,
+    Objective,
+    UpdateOptions,
+)
+from longlive.modules.distillation_stages import Stage
+from longlive.schedule import DenoisingSchedule
+
+
+class Networks(NamedTuple):
+    """The networks of a stage, where they stay.
+
+    Attributes:
+        student: Learns.
+        average: Its moving average.
+        teacher: Is learned from.
+        critic: Follows the student.
+        discriminator: A head on the critic's features.
+        vae: Makes the first latent of a chunk's clip.
+    """
+
+    student: DiT
+    average: DiT | None
+    teacher: DiT | None
+    critic: DiT | None
+    discriminator: Discriminator | None
+    vae: WanVAE | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a stage is told.
+
+    Attributes:
+        objective: What the student learns from.
+        clip: The clip, and how the student makes it.
+        matching: Distribution matching.
+        streaming: Long videos in chunks; None for clips.
+        consistency: Consistency along the teacher's ODE.
+        context: What a block sees of those before it in causal initialization.
+        updates: Learning rates and such.
+        decisions: Named options.
+        recomputes: Whether layers run again in the backward pass.
+        compiles_scores: Whether the layers of teacher and critic are compiled.
+        attention: Backend of unmasked attention.
+        seed: Of all that is drawn.
+    """
+
+    objective: Objective
+    clip: ClipOptions = field(default_factory=ClipOptions)
+    matching: MatchingOptions = field(default_factory=MatchingOptions)
+    streaming: StreamingOptions | None = None
+    consistency: ConsistencyOptions = field(default_factory=ConsistencyOptions)
+    context: ContextKind = "clean"
+    updates: UpdateOptions = field(default_factory=UpdateOptions)
+    decisions: Decisions = field(default_factory=Decisions)
+    recomputes: bool = False
+    compiles_scores: bool = False
+    attention: BackendName = "auto"
+    seed: int = 0
+
+    def check(self) -> "Plan":
+        """Return the plan if it can work.
+
+        Raises:
+            UserError: Naming the setting to change.
+        """
+        clip = self.clip
+        _ = clip.schedule, clip.first_schedule, self._levels
+        if self.streaming is not None:
+            self.streaming.check(clip.latent_frames, clip.block_latent_frames)
+        if self.recomputes and clip.positions == "relative":
+            raise UserError(
+                "with relative positions the cache holds the window alone, and a layer that runs "
+                "again in the backward pass would miss what has left it: set recomputes to false, "
+                "or clip.positions to absolute"
+            )
+        if self.objective == "consistency" and self.updates.average_decay is None:
+            raise UserError("consistency needs targets: set updates.average_decay, 0.95 for one")
+        return self
+
+    def stage(self, networks: Networks, device: torch.device, dtype: torch.dtype) -> Stage:
+        """Put losses and networks together.
+
+        Args:
+            networks: Where they stay, spread over devices or not.
+            device: Of this process.
+            dtype: Type the networks compute in.
+        """
+        return Stage(
+            student=networks.student,
+            clip=self.clip,
+            streaming=self.streaming,
+            decisions=self.decisions,
+            attention=resolve_attention(self.attention, device, dtype),
+            draws=Draws(self.seed, device),
+            device=device,
+            matcher=self._matcher(networks),
+            consistency=self._consistency(networks),
+            causal=self.clip.causal_pass(self.context),
+            discriminator=networks.discriminator,
+            discriminator_weight=self.matching.discriminator_weight,
+            vae=networks.vae,
+            clock=PartClock(device),
+        )
+
+    @property
+    def _levels(self) -> ScoreLevels:
+        return ScoreLevels(
+            self.clip.shift,
+            self.decisions,
+            score_shift=self.matching.score_shift,
+            lowest=self.matching.lowest,
+            highest=self.matching.highest,
+        )
+
+    def _score(self, dit: DiT) -> Score:
+        if self.compiles_scores:
+            for layer in dit.layers:
+                layer.compile(dynamic=False)
+        return Score(
+            dit,
+            self.matching.score_kind,
+            block=self.clip.block_latent_frames,
+            window=self.clip.window_latent_frames,
+            sink=self.clip.sink_latent_frames,
+            attention=self.attention,
+        )
+
+    def _matcher(self, networks: Networks) -> Matcher | None:
+        if self.objective != "matching":
+            return None
+        assert networks.teacher is not None
+        assert networks.critic is not None
+        return Matcher(
+            teacher=self._score(networks.teacher),
+            critic=self._score(networks.critic),
+            levels=self._levels,
+            decisions=self.decisions,
+            guidance=self.matching.guidance,
+            per=self.matching.per,
+            block=self.clip.block_latent_frames,
+        )
+
+    def _consistency(self, networks: Networks) -> Consistency | None:
+        if self.objective != "consistency":
+            return None
+        assert networks.teacher is not None
+        assert networks.average is not None
+        return Consistency(
+            student=networks.student,
+            average=networks.average,
+            teacher=self._score(networks.teacher),
+            causal=self.clip.causal_pass(self.context),
+            schedule=DenoisingSchedule.uniform(self.consistency.steps, shift=self.clip.shift),
+            options=self.consistency,
+        )

@@ -1,0 +1,155 @@
+"""Distillation as a command: on two processes, after SIGTERM, and with a disk that is full."""
+
+import csv
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from nano_distillation import nano_folder, prompts_file
+
+from longlive.weights.state_dicts import read_checkpoint
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs" / "distill"
+OPTIONS = {
+    "trainer.accelerator": "cpu",
+    "trainer.precision": "32-true",
+    "trainer.log_every_n_steps": 1,
+    "model.clip": '{"height_px": 32, "width_px": 48, "latent_frames": 6, "shift": 3.0,'
+    ' "window_latent_frames": 6, "denoising_steps": [1000, 500]}',
+    "model.matching.critic_updates": 2,
+    "model.updates.student_rate": 1e-3,
+    "model.compiles_scores": "false",
+}
+CALLBACKS = (
+    "[{class_path: longlive.callbacks.safe_checkpoint.SafeCheckpoint,"
+    " init_args: {folder: checkpoints, every: EVERY}}]"
+)
+
+pytestmark = pytest.mark.slow
+
+
+def command(weights: Path, steps: int, *options: str, every: int = 100) -> list[str]:
+    settings = {
+        **OPTIONS,
+        "model.weights": weights,
+        "data": "longlive.data.training_prompts.TrainingPrompts",
+        "data.prompts": prompts_file(weights),
+        "data.batch_size": 2,
+        "trainer.max_steps": steps,
+        "trainer.callbacks": CALLBACKS.replace("EVERY", str(every)),
+    }
+    given = [f"--{name}={value}" for name, value in settings.items()]
+    config = f"--config={CONFIGS / 'tiny_dmd.yaml'}"
+    return [sys.executable, "-m", "longlive", "fit", config, *given, *options]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def run(folder: Path, words: list[str], **options) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return subprocess.run(
+        words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, **options
+    )
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    [path] = folder.glob("runs/tiny_dmd/*/metrics.csv")
+    with path.open() as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return nano_folder(tmp_path_factory.mktemp("nano"))
+
+
+def test_two_processes_train_what_one_with_twice_the_batch_does(weights, tmp_path):
+    """Only the devices and the strategy are others; and a sharded run is gone on with."""
+    one = run(
+        tmp_path / "one",
+        command(weights, 4, "--data.batch_size=2", "--model.updates.micro_batches=2"),
+    )
+    assert one.returncode == 0, one.stderr
+    sharded = (
+        f"--config={CONFIGS / 'sharded.yaml'}",
+        "--trainer.devices=2",
+        "--data.batch_size=1",
+    )
+    two = run(tmp_path / "two", command(weights, 2, *sharded))
+    assert two.returncode == 0, two.stderr
+    resume = "--ckpt_path=checkpoints/last.ckpt"
+    more = run(tmp_path / "two", command(weights, 4, *sharded, resume, "--trainer.logger=false"))
+    assert more.returncode == 0, more.stderr
+    for a, b in zip(logged(tmp_path / "one"), logged(tmp_path / "two"), strict=False):
+        for name in ("train/student_loss", "train/critic_loss", "train/critic_gradient_norm"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4), name
+    exported = tmp_path / "two.pt"
+    tool = [sys.executable, str(ROOT / "tools" / "export_student.py"), "--network=student"]
+    done = run(
+        tmp_path, [*tool, str(tmp_path / "two" / "checkpoints" / "last.ckpt"), str(exported)]
+    )
+    assert done.returncode == 0, done.stderr
+    whole = read_checkpoint(tmp_path / "one" / "checkpoints" / "last.ckpt")["state_dict"]
+    both = read_checkpoint(exported)["generator"]
+    assert both
+    for name, value in both.items():
+        ours = whole[f"student.{name.removeprefix('model.')}"]
+        assert torch.allclose(ours, value, atol=1e-5), name
+
+
+def test_another_strategy_of_several_processes_is_refused(weights, tmp_path):
+    done = run(tmp_path, command(weights, 2, "--trainer.devices=2", "--trainer.strategy=ddp_spawn"))
+    assert done.returncode != 0
+    assert "set trainer.strategy to lightning.pytorch.strategies.ModelParallelStrategy" in (
+        done.stderr
+    )
+
+
+def test_sigterm_saves_and_exits(weights, tmp_path):
+    running = subprocess.Popen(
+        command(weights, 100000, every=1),
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while running.poll() is None and not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    assert "told to stop: saved checkpoints/last.ckpt" in errors
+    assert "Traceback" not in errors
+    assert read_checkpoint(last)["global_step"] > 0
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it_and_says_so_in_one_line(weights, tmp_path):
+    first = run(tmp_path, command(weights, 2, every=1))
+    assert first.returncode == 0, first.stderr
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    size = last.stat().st_size
+
+    def no_room() -> None:
+        # A file may not grow beyond half a checkpoint; what a full disk says, the file says.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    words = command(weights, 4, f"--ckpt_path={last}", "--trainer.logger=false", every=1)
+    second = run(tmp_path, words, preexec_fn=no_room)
+    assert second.returncode == 2, second.stderr
+    message = second.stderr.strip().splitlines()[-1]
+    assert message.startswith("longlive: error: cannot write checkpoints/step-0000003.ckpt")
+    assert "step-0000002.ckpt is kept" in message
+    assert read_checkpoint(last)["global_step"] == 2
+    assert not list((tmp_path / "checkpoints").glob(".*"))
