@@ -28,11 +28,14 @@ FLASH_ATTENTION_4 = (
     "flash-attn-4[cu13]>=4.0.0b36; sys_platform == 'linux' and platform_machine == 'x86_64'"
 )
 
+MATPLOTLIB = "matplotlib>=3.9,<4"
+
 EXTRAS = {
     "cuda": ["triton>=3.6; sys_platform == 'linux'", FLASH_ATTENTION_4],
     "flash-attn": ["flash-attn>=2.8.3,<3; sys_platform == 'linux'"],
     "train": ["tensorboard>=2.20,<3"],
-    "eval": ["scipy>=1.13,<2"],
+    "eval": ["scipy>=1.13,<2", MATPLOTLIB],
+    "ui": ["starlette>=1.0,<2", "uvicorn>=0.35,<1", "websockets>=15,<18"],
     "dev": [
         "pytest>=9,<10",
         "pytest-xdist>=3.8,<4",
@@ -43,6 +46,7 @@ EXTRAS = {
         "import-linter>=2.5,<3",
         "types-PyYAML>=6",
         "pillow>=11",
+        MATPLOTLIB,
     ],
 }
 
@@ -55,7 +59,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["longlive", "longlive.*"]),
-    package_data={"longlive": ["py.typed", "assets/**/*"]},
+    package_data={"longlive": ["py.typed", "assets/**/*", "live/page/**/*"]},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["longlive = longlive.cli:main"]},

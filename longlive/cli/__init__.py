@@ -32,11 +32,14 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "predict": Command("make videos from prompts", "lightning_commands"),
+    "serve": Command("watch a video and change its prompt, in a browser", "serve"),
     "fit": Command("train a model", "lightning_commands"),
     "validate": Command("score a model on the validation data", "lightning_commands"),
     "test": Command("score a model on the test data", "lightning_commands"),
     "download": Command("fetch published weights, and check them", "weights_commands"),
     "convert": Command("merge a LoRA into base weights, as one folder", "weights_commands"),
+    "benchmark": Command("measure every latency of a recipe, or compare results", "benchmark"),
+    "evaluate": Command("judge the videos of a recipe, or those in a folder", "evaluate"),
     "analyze": Command("count the work of a configuration, and its floor", "analyze"),
     "doctor": Command("say what this machine can do, and what it lacks", "doctor"),
 }

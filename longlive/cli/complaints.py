@@ -90,7 +90,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _missing(names: str) -> UserError:
     command = names.partition(".")[0]
     wanted = " and ".join(sorted(name.rpartition(".")[2] for name in names.split(", ")))
-    base = "--config configs/tiny.yaml" if command == "predict" else "a --config of configs/train"
+    makes_videos = command in ("predict", "benchmark")
+    folder = "configs/eval" if command == "evaluate" else "configs/train"
+    base = "--config configs/tiny.yaml" if makes_videos else f"a --config of {folder}"
     return UserError(f"no {wanted} to {command}: give {base}, before other ones")
 
 

@@ -19,13 +19,14 @@ def check_config_files(args: Sequence[str]) -> None:
     Raises:
         UserError: If one is missing, is no YAML, or holds no settings.
     """
-    for name in _named(args):
+    for name in named_config_files(args):
         # A configuration may also be written out in place of a name.
         if not name.lstrip().startswith("{"):
             _check(Path(name))
 
 
-def _named(args: Sequence[str]) -> Iterator[str]:
+def named_config_files(args: Sequence[str]) -> Iterator[str]:
+    """Values of the options that name a configuration, in order."""
     for position, arg in enumerate(args):
         option, is_one_word, value = arg.partition("=")
         if option not in _OPTIONS:

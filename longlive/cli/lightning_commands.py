@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from longlive.cli import COMMANDS
 from longlive.cli.complaints import complaint_about
 from longlive.cli.config_files import check_config_files
+from longlive.cli.session_option import with_session_spelled_out
 from longlive.errors import UserError
 from longlive.weights.state_dicts import read_checkpoint
 
@@ -54,8 +55,8 @@ class LongLiveCLI(LightningCLI):
         # What Lightning would trip over next, with a traceback.
         config = self.config[self.config["subcommand"]]
         _check_checkpoint(config.ckpt_path)
-        _check_seed(config.seed_everything)
-        _check_accelerator(config.trainer.accelerator)
+        check_seed(config.seed_everything)
+        check_accelerator(config.trainer.accelerator)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         try:
@@ -90,13 +91,19 @@ class PredictCLI(LongLiveCLI):
         group.add_argument(
             "--output", type=str | None, help="folder for the videos, or a name ending in .mp4"
         )
+        group.add_argument(
+            "--session",
+            type=str | None,
+            metavar="FILE",
+            help="make a session of longlive serve again, or play an interactive .jsonl",
+        )
         group.add_argument("--png", type=bool | None, help="also write each frame as a PNG file")
         group.add_argument("--latents", type=bool | None, help="also write the latents")
         super().add_default_arguments_to_parser(parser)
 
     def before_instantiate_classes(self) -> None:
         config = self.config["predict"]
-        _check_callbacks(config.trainer.callbacks)
+        check_callbacks(config.trainer.callbacks)
         # Blank is bad input, absent is not.
         if config.prompt is not None:
             _set(config.data, "prompt", config.prompt, "--prompt")
@@ -127,6 +134,8 @@ def run(args: list[str]) -> None:
     """
     name = args[0]
     args = _with_switches_joined(args)
+    if name == "predict":
+        args = with_session_spelled_out(args)
     check_config_files(args)
     cli = PredictCLI if name == "predict" else LongLiveCLI
     options: dict[str, Any] = {
@@ -139,7 +148,7 @@ def run(args: list[str]) -> None:
             "description": COMMANDS[name].summary.capitalize() + ".",
         },
     }
-    with _without_chatter(is_predict=name == "predict"):
+    with without_chatter(is_predict=name == "predict"):
         try:
             cli(
                 pl.LightningModule,
@@ -157,7 +166,7 @@ def run(args: list[str]) -> None:
 
 
 @contextmanager
-def _without_chatter(*, is_predict: bool) -> Iterator[None]:
+def without_chatter(*, is_predict: bool) -> Iterator[None]:
     """Hold back what Lightning says at each start: devices found, an advertisement.
 
     Of a training run more is worth knowing.
@@ -205,7 +214,7 @@ def _frame_writer(callbacks: list[Namespace] | None, option: str) -> Namespace:
     raise UserError(f"{option} needs the callback FrameWriter: add it to trainer.callbacks")
 
 
-def _check_callbacks(callbacks: list[Namespace] | None) -> None:
+def check_callbacks(callbacks: list[Namespace] | None) -> None:
     """Refuse one of ours that two overlays have brought: a rollout would, after loading weights."""
     paths = [callback.class_path for callback in callbacks or []]
     for path in paths:
@@ -214,7 +223,7 @@ def _check_callbacks(callbacks: list[Namespace] | None) -> None:
             raise UserError(f"{name} is configured twice: name its overlay once")
 
 
-def _check_accelerator(accelerator: Any) -> None:
+def check_accelerator(accelerator: Any) -> None:
     found = {"gpu": torch.cuda.is_available() or torch.backends.mps.is_available()}
     found["cuda"] = torch.cuda.is_available()
     if not found.get(str(accelerator), True):
@@ -224,7 +233,7 @@ def _check_accelerator(accelerator: Any) -> None:
         )
 
 
-def _check_seed(seed: bool | int) -> None:
+def check_seed(seed: bool | int) -> None:
     if seed not in _SEEDS:
         raise UserError(f"seed_everything goes from 0 to {_SEEDS[-1]}, got {seed}")
 

@@ -161,7 +161,7 @@ def test_the_arguments_of_the_process_are_the_default(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["validat"], "unknown command 'validat' (did you mean validate?); see longlive --help"),
+        (["predct"], "unknown command 'predct' (did you mean predict?); see longlive --help"),
         (["tst"], "unknown command 'tst' (did you mean test?); see longlive --help"),
         (["tefit"], "unknown command 'tefit' (did you mean fit or test?); see longlive --help"),
         (["zzz"], "unknown command 'zzz'; see longlive --help"),
@@ -293,5 +293,6 @@ def test_an_option_that_predict_does_not_have_is_one_line(capsys):
 
 def test_the_table_of_commands_is_complete():
     assert cli.COMMANDS.keys() == {
-        *("predict", "fit", "validate", "test", "download", "convert", "analyze", "doctor")
+        *("predict", "fit", "validate", "test", "download", "convert", "analyze", "doctor"),
+        *("benchmark", "evaluate", "serve"),
     }
