@@ -27,6 +27,8 @@ from longlive.cli.lightning_commands import (
     check_seed,
     without_chatter,
 )
+from longlive.cli.recipe_option import HELP as RECIPE_HELP
+from longlive.cli.recipe_option import with_recipes_spelled_out
 from longlive.errors import UserError
 from longlive.modules.longlive import LongLive
 
@@ -117,6 +119,7 @@ class BenchmarkCLI(LongLiveCLI):
             type=list[str] | None,
             help="configurations to begin with where none that is given names a model",
         )
+        group.add_argument("--recipe", type=str | None, metavar="NAME", help=RECIPE_HELP)
         # What configurations for predict say, and a benchmark has no use for.
         for name in ("return_predictions", "png", "latents"):
             group.add_argument(f"--{name}", type=bool | None, help="ignored")
@@ -188,8 +191,9 @@ def read_command(args: list[str]) -> Asked:
     Raises:
         UserError: For input that cannot work.
     """
-    check_config_files(args)
-    begun = [args[0], *_base_of(args), *args[1:]]
+    spelled_out = with_recipes_spelled_out(args)
+    check_config_files(spelled_out)
+    begun = [args[0], *_base_of(spelled_out), *spelled_out[1:]]
     check_config_files(begun)
     options: dict[str, Any] = {
         "prog": "longlive",

@@ -7,7 +7,7 @@ import yaml
 
 from longlive.errors import UserError
 
-_OPTIONS = ("--config", "-c")
+CONFIG_OPTIONS = ("--config", "-c")
 
 
 def check_config_files(args: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ def named_config_files(args: Sequence[str]) -> Iterator[str]:
     """Values of the options that name a configuration, in order."""
     for position, arg in enumerate(args):
         option, is_one_word, value = arg.partition("=")
-        if option not in _OPTIONS:
+        if option not in CONFIG_OPTIONS:
             continue
         if is_one_word:
             yield value

@@ -18,6 +18,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from longlive.cli import COMMANDS
 from longlive.cli.complaints import complaint_about
 from longlive.cli.config_files import check_config_files
+from longlive.cli.recipe_option import HELP as RECIPE_HELP
+from longlive.cli.recipe_option import with_recipes_spelled_out
 from longlive.cli.session_option import with_session_spelled_out
 from longlive.errors import UserError
 from longlive.weights.state_dicts import read_checkpoint
@@ -97,6 +99,7 @@ class PredictCLI(LongLiveCLI):
             metavar="FILE",
             help="make a session of longlive serve again, or play an interactive .jsonl",
         )
+        group.add_argument("--recipe", type=str | None, metavar="NAME", help=RECIPE_HELP)
         group.add_argument("--png", type=bool | None, help="also write each frame as a PNG file")
         group.add_argument("--latents", type=bool | None, help="also write the latents")
         super().add_default_arguments_to_parser(parser)
@@ -135,7 +138,7 @@ def run(args: list[str]) -> None:
     name = args[0]
     args = _with_switches_joined(args)
     if name == "predict":
-        args = with_session_spelled_out(args)
+        args = with_recipes_spelled_out(with_session_spelled_out(args))
     check_config_files(args)
     cli = PredictCLI if name == "predict" else LongLiveCLI
     options: dict[str, Any] = {

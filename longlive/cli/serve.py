@@ -56,10 +56,11 @@ def run(args: list[str]) -> None:
         raise UserError(f"--buffer goes from 1 to 256 frames, got {given.buffer}")
 
     # torch and Lightning take seconds to import, and a typing error should not.
+    from longlive.cli.recipe_option import with_recipes_spelled_out
     from longlive.cli.serve_model import configure
     from longlive.live.engine import SessionEngine
 
-    served = configure(_with_default_config(rest))
+    served = configure(_with_default_config(with_recipes_spelled_out(rest)))
     served.model.prepare(served.device)
     if not settings.samples:
         settings = replace(settings, samples=_suggestions(served.model))

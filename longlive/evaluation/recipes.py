@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from longlive.data.recipe_files import overlays_of
 from longlive.errors import UserError
 from longlive.modules.longlive import LongLive
 from longlive.rollout.hooks import RolloutCallback
@@ -71,8 +72,8 @@ def load_recipe(paths: Sequence[str | Path]) -> Recipe:
     """Read and merge the files of a recipe.
 
     Args:
-        paths: YAML files, the base first; ``.args`` files list such files, one ``--config=`` a
-        line.
+        paths: YAML files, the base first; one that is a list stands for the files it names, as do
+            ``.args`` files with one ``--config=`` a line.
 
     Raises:
         UserError: If a file is missing, is no YAML or holds no settings, or none of them a model.
@@ -100,7 +101,7 @@ def _unrolled(paths: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.suffix != ".args":
-            files.append(path)
+            files += [path] if (listed := overlays_of(path)) is None else map(Path, listed)
             continue
         for line in _text(path).splitlines():
             option, _, value = line.strip().partition("=")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 LONGEST_OVERLAY = 15
 # Folders of files that are no overlays of predict.
-APART = {"distill", "train", "prompts", "ceilings", "benchmark", "eval"}
+APART = {"distill", "train", "prompts", "ceilings", "benchmark", "eval", "recipes"}
 
 BASES = sorted(CONFIGS.glob("*.yaml"))
 OVERLAYS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name not in APART]

@@ -43,7 +43,9 @@ def _in_the_checkout(monkeypatch):
 
 def test_there_is_a_config_for_every_question():
     names = {path.stem for path in CONFIGS}
-    assert names == {"folder", "interactive", "long", "shapes", "tradeoff", "vbench"}
+    assert names == {
+        *("folder", "interactive", "long", "precision", "shapes", "tradeoff", "vbench")
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

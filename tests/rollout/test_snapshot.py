@@ -58,7 +58,9 @@ class Script:
         return self.prompt
 
 
-def run(dit, plan: dict[int, int], prompts=None, blocks: int = 8) -> list[tuple[int, Tensor, float]]:
+def run(
+    dit, plan: dict[int, int], prompts=None, blocks: int = 8
+) -> list[tuple[int, Tensor, float]]:
     decoder = Decoder()
     rollout = Rollout(
         dit, spec(), prompts or PromptTimeline.single("a"), hooks=Rewinds(decoder, plan)

@@ -1,0 +1,125 @@
+"""The ways of running a loaded model that a viewer can choose from."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from longlive.errors import UserError
+from longlive.live.protocol import RecipeOffer
+from longlive.rollout.state import RolloutSpec
+from longlive.schedule import DenoisingSchedule
+
+STANDARD = "standard"
+FAST = "fast"
+_SHARE_OF_PLAY = 0.8
+"""What is left of a block's playing time goes to encoding and to whatever else a machine does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a rollout is built for; a change means a new one.
+
+    Attributes:
+        denoising_steps: As the model's setting of that name.
+        guidance: Likewise.
+    """
+
+    denoising_steps: tuple[int, ...] | int
+    guidance: float
+
+    def apply(self, spec: RolloutSpec, shift: float) -> RolloutSpec:
+        """The spec of an endless rollout that is made so.
+
+        Absolute positions have an end and a live video has none.
+        """
+        steps = self.denoising_steps
+        schedule = (
+            DenoisingSchedule.uniform(steps, shift=shift)
+            if isinstance(steps, int)
+            else DenoisingSchedule.from_steps(list(steps), shift=shift)
+        )
+        return replace(spec, schedule=schedule, guidance=self.guidance, positions="relative")
+
+    def settings(self) -> dict[str, Any]:
+        """What to set of a model that makes the same in batch."""
+        steps = self.denoising_steps
+        return {
+            "denoising_steps": steps if isinstance(steps, int) else list(steps),
+            "guidance": self.guidance,
+            "positions": "relative",
+        }
+
+
+class Recipes:
+    """Fewer steps are faster and coarser; without guidance an undistilled model is twice as fast.
+
+    Args:
+        denoising_steps: As configured.
+        guidance: As configured.
+    """
+
+    def __init__(self, denoising_steps: list[int] | int, guidance: float) -> None:
+        self._steps = denoising_steps
+        self._guidance = guidance
+        self._default_steps: int | None = None
+
+    @property
+    def most_steps(self) -> int:
+        """Steps as configured."""
+        return self._steps if isinstance(self._steps, int) else len(self._steps)
+
+    def offers(self) -> tuple[RecipeOffer, ...]:
+        """What a viewer is told; the first is the default."""
+        most = self.most_steps
+        every = range(most, 0, -1) if most <= 8 else [most * part // 8 for part in range(8, 0, -1)]
+        steps = tuple(dict.fromkeys(every))
+        half = max(1, most // 2)
+        fast = (half, *(count for count in steps if count < half))
+        if self._default_steps is not None:
+            steps = tuple(sorted(steps, key=lambda count: count != self._default_steps))
+        without = ", no guidance" if self._guidance != 1 else ""
+        return (
+            RecipeOffer(STANDARD, "as configured", steps),
+            RecipeOffer(FAST, f"half the steps{without}", fast),
+        )
+
+    def fit(self, seconds: float, block_seconds: float) -> int | None:
+        """Make fewer steps the default if all of them are too slow for this machine.
+
+        Args:
+            seconds: Time that a block takes with all steps.
+            block_seconds: Time that it plays.
+
+        Returns:
+            The new default; None if all steps are fast enough.
+        """
+        limit = _SHARE_OF_PLAY * block_seconds
+        if seconds <= limit:
+            return None
+        every = self.offers()[0].steps
+        fitting = [count for count in every if seconds * count / self.most_steps <= limit]
+        self._default_steps = max(fitting, default=min(every))
+        return self._default_steps
+
+    def setup(self, name: str | None, steps: int | None) -> Setup:
+        """Choose a recipe.
+
+        Raises:
+            UserError: If there is none of that name, or not with so many steps.
+        """
+        offers = {offer.name: offer for offer in self.offers()}
+        offer = offers.get(name or STANDARD)
+        if offer is None:
+            raise UserError(f"there is no recipe {name!r}; choose {' or '.join(offers)}")
+        count = offer.steps[0] if steps is None else steps
+        if count not in offer.steps:
+            known = ", ".join(map(str, offer.steps))
+            raise UserError(f"{offer.name} does not go with {count} steps; choose one of {known}")
+        guidance = self._guidance if offer.name == STANDARD else 1.0
+        return Setup(self._chosen(count), guidance)
+
+    def _chosen(self, count: int) -> tuple[int, ...] | int:
+        if isinstance(self._steps, int):
+            return count
+        # The first one is the highest noise level, which a block must begin with.
+        most = len(self._steps)
+        return tuple(self._steps[round(index * most / count)] for index in range(count))
