@@ -30,12 +30,14 @@ FLASH_ATTENTION_4 = (
 
 MATPLOTLIB = "matplotlib>=3.9,<4"
 
+UI = ["starlette>=1.0,<2", "uvicorn>=0.35,<1", "websockets>=15,<18"]
+
 EXTRAS = {
     "cuda": ["triton>=3.6; sys_platform == 'linux'", FLASH_ATTENTION_4],
     "flash-attn": ["flash-attn>=2.8.3,<3; sys_platform == 'linux'"],
     "train": ["tensorboard>=2.20,<3"],
     "eval": ["scipy>=1.13,<2", MATPLOTLIB],
-    "ui": ["starlette>=1.0,<2", "uvicorn>=0.35,<1", "websockets>=15,<18"],
+    "ui": UI,
     "dev": [
         "pytest>=9,<10",
         "pytest-xdist>=3.8,<4",
@@ -46,6 +48,8 @@ EXTRAS = {
         "import-linter>=2.5,<3",
         "types-PyYAML>=6",
         "pillow>=11",
+        "playwright>=1.50,<2",
+        *UI,
         MATPLOTLIB,
     ],
 }

@@ -60,6 +60,8 @@ class LiveVideo:
         setup: What its rollout is built for.
         is_playing: Whether it is started, not stopped and not at its end.
         is_paused: Whether the viewer has frozen it.
+        is_held: Whether the first block of a branch waits for ``resume``, so that a prompt that
+            comes meanwhile begins with it.
         has_shown: Whether a frame was shown since the start.
         is_recording: Whether what is shown is recorded.
         jump: Where the rollout has to go before the next block, if anywhere.
@@ -72,6 +74,7 @@ class LiveVideo:
         self.serial = 0
         self.setup: Setup | None = None
         self.is_playing = self.is_paused = self.has_shown = self.is_recording = False
+        self.is_held = False
         self.jump: Jump | None = None
         self.muted_until = 0
         self.pins: set[int] = set()
@@ -100,6 +103,7 @@ class LiveVideo:
         self._length = blocks
         self.pins.clear()
         self.is_playing, self.is_paused, self.has_shown = True, False, False
+        self.is_held = False
         return self._go_to(0, is_new_video=True)
 
     def ask(self, request: int, prompt: str, transition: Transition | None) -> Effect:
@@ -143,7 +147,7 @@ class LiveVideo:
         self.tree.branch_off(branch, block, seed)
         if prompt is not None:
             self.tree.ask(prompt)
-        self.is_playing, self.is_paused = True, not play
+        self.is_playing, self.is_paused, self.is_held = True, not play, not play
         return self._go_to(block, is_new_video=False)
 
     def transition_of(self, asked: Transition | None) -> Transition:
@@ -158,6 +162,7 @@ class LiveVideo:
         """
         self.playing_tree()
         self.is_paused = is_paused
+        self.is_held = self.is_held and is_paused
         return self._effect()
 
     def stop(self) -> Effect:
@@ -168,7 +173,7 @@ class LiveVideo:
         """
         self.playing_tree()
         effect = self._effect()
-        self.is_playing = self.is_paused = False
+        self.is_playing = self.is_paused = self.is_held = False
         return effect
 
     def pin(self) -> Effect:
@@ -203,7 +208,8 @@ class LiveVideo:
     def may_begin(self) -> bool:
         """Whether there is a block to begin."""
         is_whole = self._length is not None and self._begun + 1 >= self._length
-        return self.is_playing and self.jump is None and not is_whole
+        waits = self.is_held and not self.is_remaking
+        return self.is_playing and self.jump is None and not is_whole and not waits
 
     @property
     def is_whole(self) -> bool:

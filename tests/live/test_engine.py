@@ -185,9 +185,11 @@ def test_a_prompt_while_going_back_is_paused_begins_the_branch(play, nano_settin
     played.wait(lambda: played.engine.video.jump is None)
     assert played.engine.take_frame() is None
     effect = played.engine.change_prompt(B, request=3)
-    if effect.block == 2:
-        played.engine.resume()
-        assert {frame.prompt for frame in played.watch(LATER)} == {3}
+    assert effect.block == 2
+    played.engine.resume()
+    frames = played.watch(LATER)
+    assert {frame.prompt for frame in frames} == {3}
+    assert {frame.block for frame in frames} == {2}
 
 
 def test_a_branch_of_a_branch(play, nano_settings):
