@@ -26,6 +26,7 @@ from longlive.benchmark.config import BenchmarkConfig
 from longlive.benchmark.run import Terminated, prepare_folder, terminated_by_signal
 from longlive.cli.benchmark import Asked, read_command
 from longlive.cli.config_files import named_config_files
+from longlive.cli.recipe_option import with_recipes_spelled_out
 from longlive.errors import UserError
 from longlive.video.atomic import write_bytes
 
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.repeats < 1:
                 raise UserError(f"--repeats must be at least 1, got {args.repeats}")
             matrix = replace(matrix, repeats=args.repeats)
+        recipe = with_recipes_spelled_out(recipe)
         asked = read_command(["benchmark", *recipe])
         command = shlex.join(["python", "tools/ablate.py", *given])
         ablation = Ablation(

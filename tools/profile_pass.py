@@ -2,6 +2,7 @@
 
     python tools/profile_pass.py                                # the full size, on a GPU
     python tools/profile_pass.py --size tiny --device cpu       # to see that it works
+    python tools/profile_pass.py --quantize fp8 --keeps '*_attn.*'   # the same in eight bits
 
 One row for each window and variant: a denoising step of the steady state, the context update after
 it, a recache of the full window, and a block of four steps and an update. The weights are random,
@@ -25,6 +26,7 @@ from torch import Tensor
 from longlive.attention.backends import BACKENDS, resolve_attention
 from longlive.callbacks.compile import CompileLayers
 from longlive.callbacks.cuda_graph import CapturedDenoiser, CaptureDenoiser
+from longlive.callbacks.quantize import TEXT_KEYS_VALUES, QuantizeLinears
 from longlive.geometry import Geometry
 from longlive.models.dit import DiT
 from longlive.models.sizes import dit_config
@@ -153,6 +155,11 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     dtype = torch.bfloat16 if options.device.type == "cuda" else torch.float32
     model = Model(options.size, options.device, dtype)
     config = model.dit.config
+    if options.quantize:
+        quantize = QuantizeLinears(options.quantize, options.keeps, options.granularity)
+        CallbackHooks([quantize], model).configure_caches(
+            lambda spec: allocate_caches(spec, config, dtype, options.device)
+        )
     geometry = Geometry(options.height, options.width, config.latent_channels, config.patch)
     base = RolloutSpec(geometry, DenoisingSchedule.from_steps(STEPS, shift=5.0), latent_frames=240)
     for window in options.windows:
@@ -197,6 +204,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--attention", default="auto", choices=["auto", *BACKENDS])
     parser.add_argument("--mode", default="default", help="of torch.compile")
+    parser.add_argument("--quantize", choices=["fp8", "int8"], help="in all rows")
+    parser.add_argument("--keeps", nargs="+", default=TEXT_KEYS_VALUES, help="of QuantizeLinears")
+    parser.add_argument("--granularity", default="row", choices=["row", "tensor"])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=240, help="begin no variant after this")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
@@ -205,13 +215,20 @@ def main() -> None:
     if options.device.type == "cuda":
         name = torch.cuda.get_device_name(options.device)
     print(f"{name}, torch {torch.__version__}, {options.size}, {options.width}x{options.height},")
+    if options.quantize:
+        kept = " ".join(options.keeps)
+        print(f"{options.quantize} by {options.granularity}, without {kept}")
     print(f"attention {options.attention}, median of {options.repeats}, milliseconds")
     print(f"{HEADER[0]:>6}  {HEADER[1]:<15}" + "".join(f"{name:>10}" for name in HEADER[2:]))
     table = []
     for row in rows(options):
         table.append(row)
         print(line_of(row), flush=True)
-    print(json.dumps({"device": name, "size": options.size, "rows": table}))
+    print(
+        json.dumps(
+            {"device": name, "size": options.size, "quantize": options.quantize, "rows": table}
+        )
+    )
 
 
 if __name__ == "__main__":

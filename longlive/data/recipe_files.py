@@ -12,8 +12,6 @@ from pathlib import Path
 
 import yaml
 
-from longlive.errors import UserError
-
 
 def overlays_of(path: Path) -> list[str] | None:
     """Read a recipe.
@@ -22,23 +20,16 @@ def overlays_of(path: Path) -> list[str] | None:
         path: A YAML file.
 
     Returns:
-        Its overlays in order, as one would name them from the working directory; None if it is no
-        list, or cannot be read as YAML, of which others know more to say.
-
-    Raises:
-        UserError: If it lists something that is not the name of a file, or nothing.
+        Its overlays in order, as one would name them from the working directory; None if it is
+        anything but a list of names, of which others know more to say.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
-    if not isinstance(content, list):
+    is_recipe = isinstance(content, list) and content and all(isinstance(e, str) for e in content)
+    if not is_recipe:
         return None
-    if not content:
-        raise UserError(f"{path} lists no overlays: leave it out")
-    strange = next((entry for entry in content if not isinstance(entry, str)), None)
-    if strange is not None:
-        raise UserError(f"{path} lists {strange!r}: a recipe names overlays, one file a line")
     return [_named(path.parent / entry) for entry in content]
 
 

@@ -328,7 +328,7 @@ def test_adapters_beside_the_weights_are_refused(folder):
     add_lora(model.dit, rank=2, alpha=2)
     model.dit.requires_grad_(False)
     with pytest.raises(UserError, match="set lora to merged"):
-        run(model, QuantizeLinears(emulates=True, keeps=[]))
+        run(model, QuantizeLinears(emulates=True))
 
 
 def test_weights_that_are_being_trained_are_refused(folder):

@@ -225,6 +225,10 @@ def test_an_unknown_name_is_one_line_with_the_names_there_are(refusal):
     assert "did you mean sweet_spot?" in refusal("benchmark", "--recipe=sweetspot")
     assert "there is no recipe ''" in refusal("predict", "--prompt=x", "--recipe=")
     assert "there is no recipe ''" in refusal("predict", "--prompt=x", "--recipe")
+
+
+def test_serve_refuses_an_unknown_name_too(refusal):
+    pytest.importorskip("starlette")
     assert "there is no recipe 'fast'" in refusal("serve", "--recipe", "fast")
 
 
@@ -246,9 +250,9 @@ def test_a_training_run_takes_no_recipe(refusal):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "lists no overlays"),
-        ("- 9\n", "lists 9: a recipe names overlays"),
-        ("- {model: {}}\n", "a recipe names overlays, one file a line"),
+        ("[]", "holds no settings"),
+        ("- 9\n", "holds no settings"),
+        ("- {model: {}}\n", "holds no settings"),
         ("- missing.yaml\n", r"cannot read the configuration .*missing\.yaml: no such file"),
     ],
 )

@@ -29,3 +29,12 @@ def test_each_window_and_variant_is_a_row_and_one_that_fails_says_why(capsys, mo
 def test_variants_for_which_there_is_no_time_are_left_out(capsys, monkeypatch):
     rows = rows_of(capsys, monkeypatch, "--windows", "9", "--variants", "eager", "--seconds", "0")
     assert "left out" in rows[0]["error"]
+
+
+def test_all_rows_can_be_in_eight_bits(capsys, monkeypatch, caplog):
+    caplog.set_level("INFO", "longlive")
+    arguments = "--windows", "9", "--variants", "eager", "--quantize", "int8", "--keeps", "*_attn.*"
+    rows = rows_of(capsys, monkeypatch, *arguments)
+    assert rows[0]["step"] > 0
+    # Two of the feed-forward network in each of the six layers.
+    assert "12 linear layers multiply in int8" in caplog.messages
