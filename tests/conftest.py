@@ -1,5 +1,6 @@
 """Shared fixtures: where the parity data is, and one thread per test process."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ def golden_dir() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seeded() -> Iterator[None]:
     torch.manual_seed(0)
+    yield
+    assert torch.is_grad_enabled(), "this test left gradients off for the next one"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -44,6 +44,7 @@ def wrong_slots(prompt: ShapePrompt, clip_TCHW: Tensor, metric: ShapesAdherence)
     )
 
 
+@torch.no_grad()
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="judge one prompt in so many")
@@ -52,7 +53,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="prompt number n has seed + n")
     parser.add_argument("--raw", action="store_true", help="judge the frames as they were drawn")
     args = parser.parse_args(argv)
-    torch.set_grad_enabled(False)
     prompts = list(enumerate(all_prompts()))[:: args.every]
     metric, wrong, started = ShapesAdherence(), 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -113,6 +113,7 @@ def evaluate_vae(vae: WanVAE, prompts: list[ShapePrompt]) -> dict[str, float]:
     return {**scores, "psnr_db_on_grey": round(sum(psnr) / max(1, len(psnr)), 2)}
 
 
+@torch.no_grad()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", help="weights; the ones in the package by default")
@@ -130,7 +131,6 @@ def main() -> int:
     parser.add_argument("--vae", action="store_true", help="judge the VAE's round trip instead")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of the first videos")
     args = parser.parse_args()
-    torch.set_grad_enabled(False)
     vae = load_vae(args.folder).to(args.device)
     use_channels_last(vae)
     prompts = picked_prompts(args.prompts)

@@ -1,5 +1,6 @@
 """Compilation of the VAE's residual blocks for training."""
 
+import pytest
 import torch
 
 from longlive.callbacks.compile_vae import CompileVAEBlocks
@@ -8,8 +9,17 @@ from longlive.models.vae_layers import ResidualBlock
 from longlive.models.vae_networks import VAEConfig
 
 
-def test_the_blocks_that_are_trained_are_compiled_and_torch_does_not_give_up_early(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+@pytest.fixture
+def usual_limit():
+    """Not by monkeypatch: it would delete the option."""
+    before = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = 8
+    yield
+    torch._dynamo.config.recompile_limit = before
+
+
+@pytest.mark.usefixtures("usual_limit")
+def test_the_blocks_that_are_trained_are_compiled_and_torch_does_not_give_up_early():
     vae = WanVAE(VAEConfig(base_width=2))
     vae.encoder.requires_grad_(False)
     CompileVAEBlocks().on_fit_start(None, vae)  # type: ignore[arg-type]

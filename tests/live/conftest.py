@@ -113,4 +113,3 @@ def play(nano_settings) -> Iterator[Callable[..., Played]]:
     while threading.active_count() > before and time.monotonic() < end_s:
         time.sleep(0.01)
     assert threading.active_count() <= before, threading.enumerate()
-    torch.set_grad_enabled(True)

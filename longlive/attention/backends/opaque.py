@@ -36,7 +36,10 @@ def opaque(name: str, kernel: Kernel) -> Kernel:
         kernel: ``(q_BLND, k_BSND, v_BSND) -> out_BLND``; replaces an earlier one of that name.
     """
     _KERNELS[name] = kernel
-    return _caller(name)
+    caller = _caller(name)
+    # Whoever looks at the function shall find the backend.
+    caller.__module__ = kernel.__module__
+    return caller
 
 
 @cache
