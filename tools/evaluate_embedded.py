@@ -1,6 +1,6 @@
 """Scores of the embedded model on held-out prompts, as its model card prints them.
 
-    python tools/evaluate_embedded.py --prompts 100 --steps 16 --guidance 2
+    python tools/evaluate_embedded.py --prompts 100 --steps 16 --guidance 3
     python tools/evaluate_embedded.py --vae
 
 Videos are made in batches, which is how one GPU makes a hundred in seconds. The last line is JSON.
@@ -119,7 +119,7 @@ def main() -> int:
     parser.add_argument("--folder", help="weights; the ones in the package by default")
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--steps", type=int, nargs="+", default=[16])
-    parser.add_argument("--guidance", type=float, nargs="+", default=[2.0])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[3.0])
     parser.add_argument("--shift", type=float, default=3.0)
     parser.add_argument("--window", type=int, default=12)
     parser.add_argument("--sink", type=int, default=3)

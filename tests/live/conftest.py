@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from nano_model import SETTINGS, write_nano_model
 from torch import Tensor
 

@@ -55,6 +55,8 @@ def test_a_signal_ends_the_program_with_a_whole_recording(how, nano_config, tmp_
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Shells start background jobs, and so these tests, with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with program, killing(program):
         lines = []

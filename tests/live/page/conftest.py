@@ -20,7 +20,9 @@ OPTIONS = [
 WAIT_MS = 15_000
 
 
-@pytest.fixture(scope="session")
+# Of one file: while the driver lives its thread has a running event loop, and the tests of the
+# server need one of their own.
+@pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = next(filter(None, map(shutil.which, NAMES)), None)
