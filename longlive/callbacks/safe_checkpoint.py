@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from longlive.errors import UserError
 from longlive.video.atomic import cannot_write, make_parent, part_path
@@ -61,8 +62,17 @@ class SafeCheckpoint(Checkpoint):
         if stops or trainer.global_step % self.every == 0:
             self.save(trainer)
         if stops:
-            log.info("told to stop: saved %s; go on with --ckpt_path", self.folder / LAST)
+            self._say_where()
             trainer.should_stop = True
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        # The signal came while or after this step's checkpoint was written, and Lightning saw it
+        # first. On several processes they may not be at the same step.
+        if isinstance(exception, SIGTERMException) and trainer.world_size == 1:
+            self.save(trainer)
+            self._say_where()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.save(trainer)
@@ -95,6 +105,9 @@ class SafeCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             for old in self._others()[: -self.keep]:
                 _remove(old)
+
+    def _say_where(self) -> None:
+        log.info("told to stop: saved %s; go on with --ckpt_path", self.folder / LAST)
 
     def _others(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.ckpt"))

@@ -153,3 +153,15 @@ def test_progress_believes_the_module_about_how_much_is_done(monkeypatch):
     progress.on_train_start(run, None)
     run.callback_metrics = {"train/progress": 0.25}
     assert progress.left(run) == "3:00 h left"
+
+
+def test_a_signal_that_comes_after_the_look_at_it_is_obeyed_all_the_same(tmp_path, caplog):
+    class Late(SafeCheckpoint):
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+            trainer._signal_connector.received_sigterm = trainer.global_step == 3
+
+    with caplog.at_level("INFO"), pytest.raises(SystemExit):
+        train(20, Late(tmp_path, every=100))
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert "told to stop: saved" in caplog.text
