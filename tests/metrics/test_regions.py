@@ -2,6 +2,7 @@
 
 import gc
 import json
+import mmap
 from itertools import pairwise
 
 import numpy as np
@@ -412,10 +413,12 @@ def test_resident_memory_grows_by_what_is_touched():
     gc.collect()
     gauge = memory_gauge_of(torch.device("cpu"))
     before = gauge.read()
-    kept = torch.ones(64 * 2**18)
-    grown = gauge.read().allocated - before.allocated
+    # Straight from the system: the allocator might hand out pages that were resident already.
+    with mmap.mmap(-1, 64 * 2**20) as kept:
+        for page in range(0, len(kept), mmap.PAGESIZE):
+            kept[page] = 1
+        grown = gauge.read().allocated - before.allocated
     assert grown == pytest.approx(64 * 2**20, rel=0.1)
-    assert kept.sum() > 0
 
 
 def test_where_the_system_does_not_tell_memory_is_not_read(monkeypatch, tmp_path):
