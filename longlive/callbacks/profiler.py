@@ -178,7 +178,7 @@ class LongLiveProfiler(RolloutCallback):
         x0_BFCHW: Tensor,
     ) -> None:
         if recorder := self._recording.of(state):
-            recorder.close_through(step_name(state.spec.schedule.sigmas[state.step_index]))
+            recorder.close_through(step_name(state.schedule.sigmas[state.step_index]))
             self._recording.count_pass()
 
     def on_latents_ready(
