@@ -37,6 +37,7 @@ from longlive.rollout.noise import SeededNoise
 from longlive.rollout.prompts import PromptTimeline
 from longlive.rollout.state import RolloutState
 from longlive.rollout.stream import RolloutStream
+from longlive.schedule import DenoisingSchedule
 
 CPU = torch.device("cpu")
 STEPS = ("step 1000", "step 833.333")
@@ -206,6 +207,15 @@ def test_the_text_encoder_is_told_apart_from_the_reset_and_guidance_has_two_of_e
     # The pause after each encoding is in neither: it is the region's own.
     assert 2 * 10 <= rows["text encoding"]["own_ms"] <= 2 * 20
     assert hooks_of(module) == 0
+
+
+def test_a_first_block_with_steps_of_its_own_is_timed_by_their_names():
+    profiler = LongLiveProfiler()
+    first = DenoisingSchedule.from_steps([1000, 750, 500], shift=5.0)
+    run([profiler], latent_frames=4, first_schedule=first)
+    steps = {name: n for name, n in counts_of(profiler).items() if "step" in name}
+    assert sum(steps.values()) == 3 + 2
+    assert "block/step 937.5" in steps
 
 
 class Pause(RolloutCallback):
