@@ -1,6 +1,7 @@
 """The embedded model: train and export its VAE, then its transformer, then score both.
 
 python train/embedded.py --minutes 30 --output runs/embedded/weights
+python train/embedded.py --minutes 15 --devices 4                     # on four GPUs
 python train/embedded.py --minutes 20 --start longlive/assets/tiny    # not from nothing
 
 Every command is printed before it runs, so each can be repeated alone.
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-VAE_SHARE = 0.25
+VAE_SHARE = 0.4
 
 
 def run(*command: str | Path) -> None:
@@ -24,22 +25,24 @@ def run(*command: str | Path) -> None:
 
 
 def fit(
-    name: str, folder: Path, minutes: float | None, start: Path | None, *options: str | Path
+    name: str, folder: Path, minutes: float | None, args: argparse.Namespace, *options: str | Path
 ) -> Path:
     """Train as ``configs/train/NAME.yaml`` says, or for some minutes; returns the checkpoint."""
     limit: list[str] = []
+    if args.devices > 1:
+        limit += [f"--trainer.devices={args.devices}", "--trainer.strategy=ddp"]
     if minutes is not None:
         seconds = round(60 * minutes)
-        limit = ["--trainer.max_steps=-1", f'--trainer.max_time={{"seconds": {seconds}}}']
+        limit += ["--trainer.max_steps=-1", f'--trainer.max_time={{"seconds": {seconds}}}']
         # The learning rate falls to zero when the time is up.
         limit += ["--model.max_steps=null", f"--model.max_seconds={seconds}"]
     # The config's own checkpoints come at whole hundreds of steps; this one at the end.
     keep = {"dirpath": folder, "save_last": "true", "save_top_k": 0}
     keep |= {"every_n_epochs": 0, "every_n_train_steps": 0}
     begin: list[str] = []
-    if start is not None:
+    if args.start is not None:
         begin = ["--trainer.callbacks+=longlive.callbacks.start_from.StartFrom"]
-        begin += [f"--trainer.callbacks.folder={start}"]
+        begin += [f"--trainer.callbacks.folder={args.start}"]
     run(
         *("-m", "longlive", "fit", "--config", ROOT / "configs" / "train" / f"{name}.yaml"),
         *limit,
@@ -52,11 +55,17 @@ def fit(
     return max(folder.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
 
 
+def data_of(clips: int | None) -> list[str]:
+    """As many clips, and openings in proportion."""
+    return [] if clips is None else [f"--data.clips={clips}", f"--data.openings={4 * clips}"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, help="of training in all; else the configs' steps")
     parser.add_argument("--output", type=Path, default=Path("runs/embedded/weights"))
     parser.add_argument("--start", type=Path, help="folder of weights to go on from")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs to train on")
     parser.add_argument("--clips", type=int, help="that the transformer trains on")
     parser.add_argument("--prompts", type=int, default=100, help="held-out prompts to score")
     args = parser.parse_args()
@@ -66,11 +75,11 @@ def main() -> None:
     export, evaluate = (ROOT / "tools" / f"{verb}_embedded.py" for verb in ("export", "evaluate"))
     score = (evaluate, "--folder", args.output, "--prompts", str(args.prompts))
 
-    checkpoint = fit("tiny_vae", runs / "vae", vae_minutes, args.start)
+    checkpoint = fit("tiny_vae", runs / "vae", vae_minutes, args)
     run(export, "vae", checkpoint, args.output)
     run(*score, "--vae")
-    data = [f"--data.vae={args.output}", *([f"--data.clips={args.clips}"] if args.clips else [])]
-    checkpoint = fit("tiny_dit", runs / "dit", dit_minutes, args.start, *data)
+    data = [f"--data.vae={args.output}", *data_of(args.clips)]
+    checkpoint = fit("tiny_dit", runs / "dit", dit_minutes, args, *data)
     run(export, "dit", checkpoint, args.output)
     run(*score, "--sheet", args.output.with_suffix(".png"))
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from longlive.data.shapes_motion import Timeline
 from longlive.data.shapes_world import render_timelines
+from longlive.errors import UserError
 from longlive.geometry import frames_of
 from longlive.models.reconstruction import FramePair
 from longlive.models.text_encoder import TEXT_ENCODER_SIZES
@@ -77,6 +78,8 @@ def draw_clip(number: int, latent_frames: int, switch_share: float, block: int =
 
 SHORT_CLIPS = 10_000_000
 """Short clips are numbered from here, so that none repeats a long one."""
+CLIPS_OF_A_PROCESS = 1 << 30
+"""Each process counts from a multiple of this, so that none trains on the clips of another."""
 
 
 class _Numbers(IterableDataset[int]):
@@ -101,7 +104,7 @@ class ShapesClips(pl.LightningDataModule):
     past the length it has seen.
 
     Args:
-        batch_size: Clips of a training step.
+        batch_size: Clips of a training step, in each process.
         latent_frames: Length of a long clip.
         side: Height and width in pixels.
         seed: First clip number.
@@ -124,7 +127,8 @@ class ShapesClips(pl.LightningDataModule):
         self.validation_clips = validation_clips
 
     def train_dataloader(self) -> DataLoader[int]:
-        return DataLoader(_Numbers(self.seed), batch_size=self.batch_size)
+        first = self.seed + CLIPS_OF_A_PROCESS * cast(pl.Trainer, self.trainer).global_rank
+        return DataLoader(_Numbers(first), batch_size=self.batch_size)
 
     def val_dataloader(self) -> DataLoader[int]:
         return DataLoader(_Numbers(0, self.validation_clips), batch_size=self.batch_size)
@@ -174,6 +178,10 @@ class ClipBatch(NamedTuple):
     mask: Tensor
     starts: Tensor
 
+    def rows(self, indices: Tensor) -> "ClipBatch":
+        """Some of the clips."""
+        return ClipBatch(*(column[indices] for column in self))
+
 
 class ShapesLatents(pl.LightningDataModule):
     """Encoded clips for the diffusion transformer, rendered and encoded once at the start.
@@ -213,17 +221,9 @@ class ShapesLatents(pl.LightningDataModule):
         if stage != "fit" or self.encoded is not None:
             return
         device = cast(pl.Trainer, self.trainer).strategy.root_device
-        chosen = [
-            draw_clip(self.seed + index, self.latent_frames, self.switch_share)
-            for index in range(self.clips)
-        ]
-        tokens = shapes_tokenizer()([clip.prompt.text for clip in chosen])
-        self.encoded = ClipBatch(
-            latents=encode_clips(load_vae(self.vae), chosen, self.latent_frames, self.side, device),
-            ids=tokens.ids.to(device),
-            mask=tokens.mask.to(device),
-            starts=torch.tensor([clip.start for clip in chosen], device=device),
-        )
+        numbers = range(self.seed, self.seed + self.clips)
+        chosen = [draw_clip(number, self.latent_frames, self.switch_share) for number in numbers]
+        self.encoded = clip_batch(load_vae(self.vae), chosen, self.latent_frames, self.side, device)
 
     def train_dataloader(self) -> DataLoader[Any]:
         # Batches of indices: the latents are on the device already.
@@ -232,7 +232,141 @@ class ShapesLatents(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> ClipBatch:
         """Look up the clips where they lie."""
         assert self.encoded is not None
-        return ClipBatch(*(column[batch] for column in self.encoded))
+        return self.encoded.rows(batch)
+
+
+SIDE = 96
+"""Of the clips of the embedded model, in pixels."""
+OPENING = 3
+"""Latent frames of an opening: one block."""
+
+
+class PretrainingBatch(NamedTuple):
+    """What one step of pretraining learns from.
+
+    Attributes:
+        clips: Whole clips.
+        openings: First blocks of other clips.
+    """
+
+    clips: ClipBatch
+    openings: ClipBatch
+
+
+class _Shuffled(IterableDataset[tuple[Tensor, Tensor]]):
+    """Batches of indices of two tables, each in a random order, over and over."""
+
+    def __init__(self, rows: tuple[int, int], batch_sizes: tuple[int, int]) -> None:
+        self.rows, self.batch_sizes = rows, batch_sizes
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        tables = zip(self.rows, self.batch_sizes, strict=True)
+        first, second = (_shuffled(rows, batch_size) for rows, batch_size in tables)
+        return zip(first, second, strict=True)
+
+
+def _shuffled(rows: int, batch_size: int) -> Iterator[Tensor]:
+    while True:
+        batches = torch.randperm(rows).split(batch_size)
+        yield from (batch for batch in batches if len(batch) == batch_size)
+
+
+class ShapesPretraining(pl.LightningDataModule):
+    """Encoded clips and, beside them, many more openings: clips of one block.
+
+    What a prompt looks like is decided in the first block; the later ones can copy it from their
+    history. A clip of seven blocks therefore says as much about the words as one block does, and
+    costs fourteen times as much.
+
+    Everything is rendered and encoded once at the start, each process its own share, and stays on
+    the training device.
+
+    Args:
+        vae: Folder of the embedded model's weights; None takes the ones in the package.
+        clips: Clips to encode, all processes together.
+        openings: Openings to encode, all processes together.
+        batch_size: Clips of a training step, in each process.
+        openings_batch_size: Openings of a training step, in each process.
+        latent_frames: Length of a clip.
+        switch_share: How many clips change their prompt; what lies before the change is history.
+        seed: First clip number.
+
+    Raises:
+        UserError: If a process would get less than a batch.
+    """
+
+    def __init__(
+        self,
+        vae: str | None = None,
+        clips: int = 10_240,
+        openings: int = 49_152,
+        batch_size: int = 16,
+        openings_batch_size: int = 128,
+        latent_frames: int = 21,
+        switch_share: float = 0.25,
+        seed: int = 1_000_000,
+    ) -> None:
+        super().__init__()
+        self.vae = vae
+        self.rows = (clips, openings)
+        self.batch_sizes = (batch_size, openings_batch_size)
+        self.lengths = (latent_frames, OPENING)
+        self.switch_share = switch_share
+        self.seed = seed
+        self.encoded: tuple[ClipBatch, ...] = ()
+
+    def setup(self, stage: str) -> None:
+        """Render and encode this process's share on the training device."""
+        if stage != "fit" or self.encoded:
+            return
+        trainer = cast(pl.Trainer, self.trainer)
+        vae, device = load_vae(self.vae), trainer.strategy.root_device
+        first = self.seed + CLIPS_OF_A_PROCESS * trainer.global_rank
+        tables = []
+        for rows, frames in zip(self._shares(trainer.world_size), self.lengths, strict=True):
+            # Consecutive numbers: no opening is the beginning of a clip.
+            chosen = [
+                draw_clip(number, frames, self.switch_share)
+                for number in range(first, first + rows)
+            ]
+            first += rows
+            tables.append(clip_batch(vae, chosen, frames, SIDE, device))
+        self.encoded = tuple(tables)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        # Indices: the latents are on the device already.
+        shares = self._shares(cast(pl.Trainer, self.trainer).world_size)
+        return DataLoader(_Shuffled(shares, self.batch_sizes), batch_size=None)
+
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
+    ) -> PretrainingBatch:
+        """Look up the clips where they lie."""
+        tables = zip(self.encoded, batch, strict=True)
+        return PretrainingBatch(*(table.rows(indices) for table, indices in tables))
+
+    def _shares(self, processes: int) -> tuple[int, int]:
+        clips, openings = (rows // processes for rows in self.rows)
+        for share, batch_size in zip((clips, openings), self.batch_sizes, strict=True):
+            if share < batch_size:
+                raise UserError(
+                    f"{share} clips for each process do not fill a batch of {batch_size}: draw "
+                    "more clips and openings, or make the batches smaller"
+                )
+        return clips, openings
+
+
+def clip_batch(
+    vae: WanVAE, clips: list[Clip], latent_frames: int, side: int, device: torch.device
+) -> ClipBatch:
+    """Render and encode clips, and their prompts with them, on the device."""
+    tokens = shapes_tokenizer()([clip.prompt.text for clip in clips])
+    return ClipBatch(
+        latents=encode_clips(vae, clips, latent_frames, side, device),
+        ids=tokens.ids.to(device),
+        mask=tokens.mask.to(device),
+        starts=torch.tensor([clip.start for clip in clips], device=device),
+    )
 
 
 @torch.no_grad()

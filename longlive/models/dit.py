@@ -238,7 +238,8 @@ class DiT(pl.LightningModule):
     ) -> Tensor:
         """Teacher-forced flow-matching loss: each noisy block sees the clean ones before it.
 
-        One pass over ``[clean | noisy]``. Every block of every clip draws its own noise level.
+        One pass over ``[clean | noisy]``. Every block of every clip draws its own noise level. A
+        clip of one block has no history, and needs half of that.
 
         Args:
             latents_BFCHW: Clean clips, whole blocks.
@@ -255,6 +256,10 @@ class DiT(pl.LightningModule):
         sigma_BF = shift_sigma(u, options.shift).repeat_interleave(options.block, 1)
         noise = torch.randn_like(latents_BFCHW)
         noisy = add_noise(latents_BFCHW, noise, sigma_BF)
+        if frames == options.block:
+            # No block comes before or after: nothing is masked, and no history is seen.
+            velocity = self.bidirectional(noisy, TRAIN_STEPS * sigma_BF[:, 0], text, "sdpa")
+            return (velocity.float() - (noise - latents_BFCHW).float()).square().mean()
         history_sigma = options.history_noise * torch.rand(clips, device=device)
         history = add_noise(latents_BFCHW, torch.randn_like(latents_BFCHW), history_sigma)
         rule = BlockCausal(

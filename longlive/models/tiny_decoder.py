@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from longlive.errors import UserError
 from longlive.geometry import TEMPORAL_STRIDE
 from longlive.models.decoding_stream import DecodingStream
-from longlive.models.reconstruction import adamw_with_schedule, pixel_loss, psnr_db
+from longlive.models.learning_rate import TrainingClock, adamw_with_schedule
+from longlive.models.reconstruction import pixel_loss, psnr_db
 from longlive.models.vae_layers import Tape
 
 # Frames made of one frame at each of the three levels; their product is the temporal stride.
@@ -274,11 +275,10 @@ class TinyDecoder(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = adamw_with_schedule(
             self,
+            TrainingClock(self.max_steps, self.max_seconds),
             learning_rate=self.learning_rate,
             betas=self.betas,
             warmup_steps=self.warmup_steps,
-            max_steps=self.max_steps,
-            max_seconds=self.max_seconds,
         )
         return {
             "optimizer": optimizer,

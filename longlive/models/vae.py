@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from longlive.errors import UserError
 from longlive.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, frames_of
 from longlive.models.decoding_stream import DecodingStream
+from longlive.models.learning_rate import TrainingClock, adamw_with_schedule
 from longlive.models.reconstruction import (
     FramePair,
-    adamw_with_schedule,
     pixel_loss,
     psnr_db,
     standard_normal_kl,
@@ -288,11 +288,10 @@ class WanVAE(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = adamw_with_schedule(
             self,
+            TrainingClock(self.max_steps, self.max_seconds),
             learning_rate=self.learning_rate,
             betas=self.betas,
             warmup_steps=self.warmup_steps,
-            max_steps=self.max_steps,
-            max_seconds=self.max_seconds,
         )
         return {
             "optimizer": optimizer,

@@ -8,19 +8,24 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from longlive.data.shapes_data import ClipBatch
+from longlive.data.shapes_data import ClipBatch, PretrainingBatch
 from longlive.models.dit import DiT, TeacherForcingOptions
-from longlive.models.reconstruction import adamw_with_schedule
+from longlive.models.learning_rate import TrainingClock, adamw_with_schedule
 from longlive.models.sizes import DiTConfig
 from longlive.models.text_encoder import UMT5Encoder, text_encoder_config
 from longlive.models.tokenizer import EOS_ID, PAD_ID
 
 BETAS = (0.9, 0.95)
 """Of AdamW; the usual second one for transformers (arXiv:2005.14165)."""
+WARMUP_STEPS = 200
+"""Training steps over which the learning rate rises."""
 
 
 class TextToVideoPretraining(pl.LightningModule):
     """Teacher-forced flow matching of a causal transformer under prompts.
+
+    First blocks alone come first: they are where a prompt has to be obeyed, and they are cheap. The
+    whole clips then teach how a video goes on, and the first blocks stay beside them.
 
     Args:
         size: Named size of the transformer, or its configuration.
@@ -28,8 +33,8 @@ class TextToVideoPretraining(pl.LightningModule):
         teacher_forcing: How clips are cut and noised.
         unprompted_share: How often the prompt is left out, for classifier-free guidance
             (arXiv:2207.12598).
+        openings_share: How much of the training, at its start, sees first blocks only.
         learning_rate: Of AdamW.
-        warmup_steps: Training steps over which the learning rate rises.
         max_steps: Training steps after which it has fallen to zero; None keeps it up.
         max_seconds: The same in seconds of training.
     """
@@ -40,8 +45,8 @@ class TextToVideoPretraining(pl.LightningModule):
         text_encoder: str = "tiny",
         teacher_forcing: TeacherForcingOptions | None = None,
         unprompted_share: float = 0.1,
+        openings_share: float = 0.4,
         learning_rate: float = 1e-3,
-        warmup_steps: int = 200,
         max_steps: int | None = None,
         max_seconds: float | None = None,
     ) -> None:
@@ -51,27 +56,36 @@ class TextToVideoPretraining(pl.LightningModule):
         self.text_encoder = UMT5Encoder(text_encoder_config(text_encoder))
         self.text_encoder.init_weights()
         self.unprompted_share = unprompted_share
+        self.openings_share = openings_share
         self.learning_rate = learning_rate
-        self.warmup_steps = warmup_steps
-        self.max_steps = max_steps
-        self.max_seconds = max_seconds
+        self.clock = TrainingClock(max_steps, max_seconds)
 
-    def training_step(self, batch: ClipBatch, batch_index: int = 0) -> Tensor:
+    def on_train_start(self) -> None:
+        # All processes begin with one seed, for the same weights; their noise is their own.
+        torch.manual_seed(torch.initial_seed() + self.global_rank)
+
+    def training_step(self, batch: PretrainingBatch, batch_index: int = 0) -> Tensor:
+        loss = self._loss(batch.openings)
+        self.log("train/opening_loss", loss.detach())
+        if self.clock.progress >= self.openings_share:
+            flow_loss = self._loss(batch.clips)
+            self.log("train/flow_loss", flow_loss.detach(), prog_bar=True)
+            loss = loss + flow_loss
+        return loss
+
+    def _loss(self, batch: ClipBatch) -> Tensor:
         ids_BM, mask_BM = self._without_some_prompts(batch.ids, batch.mask)
         text_BME = self.text_encoder(ids_BM, mask_BM, trim=False)
         text = self.dit.text_keys_values(text_BME)
-        loss = self.dit.flow_matching_loss(batch.latents, text, batch.starts)
-        self.log("train/flow_loss", loss, prog_bar=True)
-        return loss
+        return self.dit.flow_matching_loss(batch.latents, text, batch.starts)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = adamw_with_schedule(
             self,
+            self.clock,
             learning_rate=self.learning_rate,
             betas=BETAS,
-            warmup_steps=self.warmup_steps,
-            max_steps=self.max_steps,
-            max_seconds=self.max_seconds,
+            warmup_steps=WARMUP_STEPS,
         )
         return {
             "optimizer": optimizer,

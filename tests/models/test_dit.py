@@ -275,6 +275,24 @@ def test_the_training_loss_is_the_error_of_the_rollout_that_it_stands_for(window
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+@torch.no_grad()
+def test_the_loss_of_a_clip_of_one_block_is_that_of_a_first_block():
+    dit = nano_dit(teacher_forcing=TeacherForcingOptions(BLOCK, 6, 2, shift=3.0))
+    latents = clip("clean", BLOCK, 2)
+    text = stack_text([text_of(dit)("a"), text_of(dit)("b")])
+    passes = []
+    dit.register_forward_pre_hook(lambda module, args: passes.append(args))
+    loss = dit.flow_matching_loss(latents, text, torch.tensor([0, 0]))
+    noisy, timesteps, *_ = passes.pop()
+    assert noisy.shape == latents.shape, "no history beside it"
+    sigma = (timesteps / 1000).expand(2, BLOCK)
+    velocity = cached_velocities(dit, latents, noisy, sigma, text, window=6)
+    wide = sigma[:, :, None, None, None]
+    noise = (noisy - (1 - wide) * latents) / wide
+    expected = (velocity - (noise - latents)).square().mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_what_is_before_the_start_is_seen_but_not_learned():
     dit, frames, start = nano_dit(teacher_forcing=TeacherForcingOptions(BLOCK, 6, 2)), 6, 4
     text, latents = text_of(dit)("a"), clip("clean", frames).requires_grad_()
