@@ -56,7 +56,8 @@ def triton_norm_rotate_write(
     return out_BLND
 
 
-@triton.jit
+# A program more for each length of a pass would gain nothing.
+@triton.jit(do_not_specialize=["length", "first", "slot_count"])
 def _norm_rotate_write(  # noqa: PLR0913 - a kernel has no structures.
     q,
     k,
