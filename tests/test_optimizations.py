@@ -214,7 +214,10 @@ def test_no_optimization_imports_another_so_that_any_can_be_deleted():
 
 
 def test_optimizations_together_keep_the_largest_of_their_promises(folder):
-    names = ("compile", "fold_upsampling", "vae_pipeline", "prompt_cache")
+    names = (
+        *("compile", "fuse_projections", "fuse_layers"),
+        *("fold_upsampling", "vae_pipeline", "prompt_cache"),
+    )
     plugins = [plugin for overlay in map(overlay_of, names) for plugin in plugins_of(overlay)]
     together = [
         plugin.make(**({"backend": "eager"} if plugin.takes("backend") else {}))
@@ -258,7 +261,10 @@ def test_in_bfloat16_an_overlay_is_no_further_from_float32_than_the_eager_path(o
     assert distance(got, exact) <= BF16_SLACK * eager
 
 
-FAST = ("compile", "cuda_graph", "compile_decoder", "cuda_graph_decoder", "fold_upsampling")
+FAST = (
+    *("compile", "cuda_graph", "fuse_projections", "fuse_layers"),
+    *("compile_decoder", "cuda_graph_decoder", "fold_upsampling"),
+)
 
 
 class Paced(RolloutCallback):

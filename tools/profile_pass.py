@@ -3,11 +3,14 @@
     python tools/profile_pass.py                                # the full size, on a GPU
     python tools/profile_pass.py --size tiny --device cpu       # to see that it works
     python tools/profile_pass.py --quantize fp8 --keeps '*_attn.*'   # the same in eight bits
+    python tools/profile_pass.py --variants compiled+graph compiled+graph+fuse_projections
+    python tools/profile_pass.py --variants compiled+graph --kernels # and what a step consists of
 
 One row for each window and variant: a denoising step of the steady state, the context update after
-it, a recache of the full window, and a block of four steps and an update. The weights are random,
-the caches too. Rows are printed as they come; a variant that fails is a row that says why, and what
-does not fit into ``--seconds`` is left out. The last line is JSON.
+it, a recache of the full window, and a block of four steps and an update. A variant is ``eager``,
+or ``compiled``, ``graph`` and names of overlays in ``configs/opt``, joined by ``+``. The weights
+are random, the caches too. Rows are printed as they come; a variant that fails is a row that says
+why, and what does not fit into ``--seconds`` is left out. The last line is JSON.
 """
 
 import argparse
@@ -16,12 +19,15 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import yaml
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from longlive.attention.backends import BACKENDS, resolve_attention
 from longlive.callbacks.compile import CompileLayers
@@ -39,15 +45,46 @@ from longlive.weights.synthetic import fill_synthetic
 
 STEPS = [1000, 750, 500, 250]
 WARM_UP = 3
-VARIANTS: dict[str, Callable[[str], list[pl.Callback]]] = {
-    "eager": lambda mode: [],
-    "graph": lambda mode: [CaptureDenoiser(rehearses=False)],
-    "compiled": lambda mode: [CompileLayers(mode=mode, rehearses=False)],
-    "compiled+graph": lambda mode: [
-        CompileLayers(mode=mode, rehearses=False),
-        CaptureDenoiser(rehearses=False),
-    ],
-}
+MOST_KERNELS = 25
+VARIANTS = (
+    *("eager", "graph", "compiled", "compiled+graph"),
+    "compiled+graph+fuse_projections+fuse_layers",
+)
+OVERLAYS = Path(__file__).parents[1] / "configs" / "opt"
+
+
+def callbacks_of(variant: str, mode: str = "default") -> list[pl.Callback]:
+    """Make the callbacks of a variant, which are joined by ``+`` in its name.
+
+    Args:
+        variant: Its name.
+        mode: Of ``torch.compile``.
+    """
+    return [_callback(part, mode) for part in variant.split("+") if part != "eager"]
+
+
+def _callback(part: str, mode: str) -> pl.Callback:
+    # Every kind of pass that is wanted is run here.
+    if part == "compiled":
+        return CompileLayers(mode=mode, rehearses=False)
+    if part == "graph":
+        return CaptureDenoiser(rehearses=False)
+    path = OVERLAYS / f"{part}.yaml"
+    if not path.is_file():
+        names = " ".join(sorted(path.stem for path in OVERLAYS.glob("*.yaml")))
+        raise argparse.ArgumentTypeError(
+            f"{part!r} is not eager, compiled, graph or one of {names}"
+        )
+    (entry,) = yaml.safe_load(path.read_text())["trainer"]["callbacks+"]
+    module, _, name = entry["class_path"].rpartition(".")
+    callback: pl.Callback = getattr(import_module(module), name)(**entry.get("init_args", {}))
+    return callback
+
+
+def variant_of(text: str) -> str:
+    """The name of a variant, which is checked."""
+    callbacks_of(text)
+    return text
 
 
 class Model(pl.LightningModule):
@@ -59,12 +96,6 @@ class Model(pl.LightningModule):
             self.dit = DiT(dit_config(size))
         fill_synthetic(self.dit, dtype=dtype, device=device)
         self.eval().requires_grad_(False)
-
-    def uncompile(self) -> None:
-        """Let the layers run as they are again."""
-        torch._dynamo.reset()
-        for layer in self.dit.layers:
-            layer._compiled_call_impl = None
 
 
 def passes_to_time(state: RolloutState, like: Tensor) -> dict[str, tuple[Tensor, StepInputs]]:
@@ -106,6 +137,25 @@ def milliseconds(call: Callable[[], object], device: torch.device, repeats: int)
     return [before.elapsed_time(after) for before, after in zip(events, events[1:], strict=False)]
 
 
+def kernels_of(call: Callable[[], object], device: torch.device) -> list[dict[str, Any]]:
+    """What a call spends most of its time in: kernels of a GPU, or operations of a CPU."""
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
+        call()
+        if on_gpu:
+            torch.cuda.synchronize(device)
+    kernels = [
+        {
+            "name": event.key,
+            "calls": event.count,
+            "ms": (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000,
+        }
+        for event in seen.key_averages()
+    ]
+    kernels.sort(key=lambda kernel: -kernel["ms"])
+    return [kernel for kernel in kernels[:MOST_KERNELS] if kernel["ms"] > 0]
+
+
 @torch.no_grad()
 def time_variant(
     model: Model, spec: RolloutSpec, callbacks: list[pl.Callback], options: argparse.Namespace
@@ -140,6 +190,8 @@ def time_variant(
         row[f"{name}_wall"] = 1000 * (time.perf_counter() - start) / options.repeats
         row[name] = statistics.median(times)
         row[f"{name}_max"] = max(times)
+        if options.kernels and name == "step":
+            row["kernels"] = kernels_of(lambda: denoiser(x, inputs), device)  # noqa: B023
     if isinstance(denoiser, CapturedDenoiser) and denoiser.graphs.failure:
         raise RuntimeError(f"not captured: {denoiser.graphs.failure}")
     row["block"] = len(STEPS) * row["step"] + row["update"]
@@ -152,47 +204,55 @@ def time_variant(
 def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row for each window and variant, as it is measured."""
     began = time.perf_counter()
-    dtype = torch.bfloat16 if options.device.type == "cuda" else torch.float32
-    model = Model(options.size, options.device, dtype)
-    config = model.dit.config
-    if options.quantize:
-        quantize = QuantizeLinears(options.quantize, options.keeps, options.granularity)
-        CallbackHooks([quantize], model).configure_caches(
-            lambda spec: allocate_caches(spec, config, dtype, options.device)
-        )
-    geometry = Geometry(options.height, options.width, config.latent_channels, config.patch)
-    base = RolloutSpec(geometry, DenoisingSchedule.from_steps(STEPS, shift=5.0), latent_frames=240)
     for window in options.windows:
         for variant in options.variants:
             row: dict[str, Any] = {"window": window, "variant": variant}
             if time.perf_counter() - began > options.seconds:
                 yield {**row, "error": f"left out: {options.seconds:.0f} s are over"}
                 continue
-            model.uncompile()
+            torch._dynamo.reset()
             gc.collect()
             if options.device.type == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(options.device)
             try:
-                callbacks = VARIANTS[variant](options.mode)
-                spec = replace(base, window_latent_frames=window).check()
-                row.update(time_variant(model, spec, callbacks, options))
+                row.update(measure(window, variant, options))
             # Whatever it is, the other rows are wanted all the same.
             except Exception as error:
                 row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             yield row
 
 
+def measure(window: int, variant: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Time a variant on a model of its own, since callbacks change one for good."""
+    dtype = torch.bfloat16 if options.device.type == "cuda" else torch.float32
+    model = Model(options.size, options.device, dtype)
+    config = model.dit.config
+    geometry = Geometry(options.height, options.width, config.latent_channels, config.patch)
+    schedule = DenoisingSchedule.from_steps(STEPS, shift=5.0)
+    spec = RolloutSpec(geometry, schedule, latent_frames=240, window_latent_frames=window)
+    callbacks = callbacks_of(variant, options.mode)
+    if options.quantize:
+        callbacks.append(QuantizeLinears(options.quantize, options.keeps, options.granularity))
+    return time_variant(model, spec.check(), callbacks, options)
+
+
 HEADER = ("window", "variant", "step", "update", "recache", "block", "max step", "first s", "GiB")
 
 
-def line_of(row: dict[str, Any]) -> str:
-    """One row of the table."""
-    place = f"{row['window']:>6}  {row['variant']:<15}"
+def line_of(row: dict[str, Any], width: int) -> str:
+    """One row of the table, whose variants are that wide."""
+    place = f"{row['window']:>6}  {row['variant']:<{width}}"
     if "error" in row:
         return f"{place} {row['error']}"
     names = ("step", "update", "recache", "block", "step_max", "first_s", "gib")
     return place + "".join(f"{row.get(name, float('nan')):>10.2f}" for name in names)
+
+
+def kernel_lines(row: dict[str, Any]) -> Iterator[str]:
+    """What a step of a row consists of: milliseconds, calls and name of each kernel."""
+    for kernel in row.get("kernels", ()):
+        yield f"{kernel['ms']:>16.3f} ms {kernel['calls']:>6} x  {kernel['name'][:100]}"
 
 
 def main() -> None:
@@ -201,7 +261,8 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--width", type=int, default=832)
     parser.add_argument("--windows", type=int, nargs="+", default=[12, 9, 6])
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--variants", type=variant_of, nargs="+", default=list(VARIANTS))
+    parser.add_argument("--kernels", action="store_true", help="print what a step consists of")
     parser.add_argument("--attention", default="auto", choices=["auto", *BACKENDS])
     parser.add_argument("--mode", default="default", help="of torch.compile")
     parser.add_argument("--quantize", choices=["fp8", "int8"], help="in all rows")
@@ -219,11 +280,12 @@ def main() -> None:
         kept = " ".join(options.keeps)
         print(f"{options.quantize} by {options.granularity}, without {kept}")
     print(f"attention {options.attention}, median of {options.repeats}, milliseconds")
-    print(f"{HEADER[0]:>6}  {HEADER[1]:<15}" + "".join(f"{name:>10}" for name in HEADER[2:]))
+    width = max(map(len, options.variants))
+    print(f"{HEADER[0]:>6}  {HEADER[1]:<{width}}" + "".join(f"{name:>10}" for name in HEADER[2:]))
     table = []
     for row in rows(options):
         table.append(row)
-        print(line_of(row), flush=True)
+        print(line_of(row, width), *kernel_lines(row), sep="\n", flush=True)
     print(
         json.dumps(
             {"device": name, "size": options.size, "quantize": options.quantize, "rows": table}

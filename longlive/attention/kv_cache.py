@@ -58,6 +58,10 @@ class LayerCache:
             _update(self.v, v_BLND, write_slots_F, read),
         )
 
+    def read(self, slots: Slots) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`update` returns, and store nothing."""
+        return _seen(self.k, slots), _seen(self.v, slots)
+
 
 class KVCache:
     """Keys and values of every layer, token-major: ``[B, slots * P, N, D]``.
@@ -124,5 +128,9 @@ def _update(buffer: Tensor, new_BLND: Tensor, slots_F: Tensor, read: Slots) -> T
         buffer.index_copy_(1, slots_F, new_BFPND.detach())
     else:
         seen = buffer.index_copy_(1, slots_F, new_BFPND)
-    seen = seen.narrow(1, 0, read) if isinstance(read, int) else seen.index_select(1, read)
+    return _seen(seen, read)
+
+
+def _seen(buffer: Tensor, read: Slots) -> Tensor:
+    seen = buffer.narrow(1, 0, read) if isinstance(read, int) else buffer.index_select(1, read)
     return seen.flatten(1, 2)

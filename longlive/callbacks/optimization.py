@@ -11,7 +11,9 @@ import lightning.pytorch as pl
 import torch
 
 from longlive.errors import UserError
+from longlive.models.dit import DiT
 from longlive.rollout.hooks import RolloutCallback
+from longlive.weights.lora import LoRALinear
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,24 @@ def device_of(pl_module: pl.LightningModule) -> torch.device:
     """Where the weights of a module are."""
     weight = next(pl_module.parameters(), None)
     return pl_module.device if weight is None else weight.device
+
+
+def check_final(dit: DiT, doing: str) -> None:
+    """Check that the weights of a transformer are what they will be.
+
+    Args:
+        dit: The transformer.
+        doing: What wants to replace them, to begin a sentence.
+
+    Raises:
+        UserError: If there are adapters beside the weights, or the weights are being trained.
+    """
+    if any(isinstance(module, LoRALinear) for module in dit.modules()):
+        raise UserError(f"{doing} needs the adapters within the weights: set lora to merged")
+    if any(weight.requires_grad for weight in dit.parameters()):
+        raise UserError(
+            f"{doing} leaves weights that cannot be trained: leave the overlay out of training"
+        )
 
 
 def compiler_missing(device: torch.device, backend: str) -> str | None:

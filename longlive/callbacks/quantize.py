@@ -19,12 +19,11 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from longlive.callbacks.optimization import Optimization
+from longlive.callbacks.optimization import Optimization, check_final
 from longlive.callbacks.quantized_linear import MULTIPLE, Granularity, Kind, QuantizedLinear
 from longlive.errors import UserError
 from longlive.models.dit import DiT
 from longlive.rollout.hooks import MakeCaches, WrapOrder
-from longlive.weights.lora import LoRALinear
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ class QuantizeLinears(Optimization):
         return names
 
     def _replace(self, dit: DiT) -> None:
-        _check_finished(dit)
+        check_final(dit, "quantization")
         names = self.chosen(dit)
         done = {n: m for n, m in dit.named_modules() if isinstance(m, QuantizedLinear)}
         wanted = (self.kind, self.granularity, self.emulates)
@@ -132,10 +131,3 @@ class QuantizeLinears(Optimization):
             dit.set_submodule(name, QuantizedLinear(linear, *wanted))
         emulated = ", emulated: a test of quality, and no faster" if self.emulates else ""
         log.info("%d linear layers multiply in %s%s", len(names), self.kind, emulated)
-
-
-def _check_finished(dit: DiT) -> None:
-    if any(isinstance(module, LoRALinear) for module in dit.modules()):
-        raise UserError("quantization needs the adapters within the weights: set lora to merged")
-    if any(weight.requires_grad for weight in dit.parameters()):
-        raise UserError("quantized weights cannot be trained: leave the overlay out of training")

@@ -4,6 +4,7 @@
 # frame, L tokens, S tokens seen, M tokens of the prompt, E width, N heads, D head dim.
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -79,12 +80,44 @@ class Projections(nn.Module):
 
 
 class SelfAttention(Projections):
-    """Video tokens attend to video tokens; how is the business of ``attend``."""
+    """Video tokens attend to video tokens; how is the business of ``attend``.
+
+    Attributes:
+        norm_and_attend: What is between the projections to queries, keys and values and the one of
+            the output; :func:`norm_and_attend`, or something equal to it.
+    """
+
+    def __init__(self, width: int, heads: int, eps: float) -> None:
+        super().__init__(width, heads, eps)
+        self.norm_and_attend: NormAndAttend = norm_and_attend
 
     def forward(self, x_BLE: Tensor, attend: LayerAttend) -> Tensor:
         """Return what the tokens gather from each other, ``[B, L, E]``."""
-        q_BLND = self.queries(x_BLE)
-        return self.o(attend(q_BLND, *self.keys_values(x_BLE)).flatten(2))
+        return self.o(self.norm_and_attend(self, *self.project(x_BLE), attend).flatten(2))
+
+    def project(self, x_BLE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, none of them normed, ``[B, L, E]`` each."""
+        return self.q(x_BLE), self.k(x_BLE), self.v(x_BLE)
+
+
+NormAndAttend = Callable[[SelfAttention, Tensor, Tensor, Tensor, LayerAttend], Tensor]
+"""Takes what :func:`norm_and_attend` takes, and returns the same."""
+
+
+def norm_and_attend(
+    attention: SelfAttention, q_BLE: Tensor, k_BLE: Tensor, v_BLE: Tensor, attend: LayerAttend
+) -> Tensor:
+    """Norm queries and keys, and return what the tokens gather from each other, ``[B, L, N, D]``.
+
+    Args:
+        attention: Has the norms.
+        q_BLE: Queries, not normed.
+        k_BLE: Keys, not normed.
+        v_BLE: Values.
+        attend: How tokens see each other.
+    """
+    q_BLE, k_BLE = attention.norm_q(q_BLE), attention.norm_k(k_BLE)
+    return attend(*(x.unflatten(-1, (attention.heads, -1)) for x in (q_BLE, k_BLE, v_BLE)))
 
 
 class CrossAttention(Projections):

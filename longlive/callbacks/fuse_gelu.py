@@ -1,0 +1,81 @@
+"""The feed-forward network's GELU at the end of the product before it.
+
+Between the two products of a layer lies its widest activation. Alone, the GELU reads all of it from
+memory and writes it back. As the epilogue of the first product it costs no trip: cuBLASLt applies
+it to the sums before they are rounded. Which GELU that is, the tanh approximation or the one with
+the error function, is not written down, so it is tried before it is used.
+"""
+
+# Shape suffixes: L tokens, I inputs.
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longlive.callbacks.optimization import Optimization
+from longlive.models.layers import DiTLayer
+from longlive.rollout.denoiser import Denoiser
+from longlive.rollout.hooks import WrapOrder
+
+
+def has_tanh_epilogue(device: torch.device) -> bool:
+    """Whether products end in the tanh approximation of GELU there."""
+    # Where the two differ by a tenth.
+    x = torch.full((16, 16), -3.0, dtype=torch.bfloat16, device=device)
+    bias, eye = x.new_zeros(16), torch.eye(16, dtype=x.dtype, device=device)
+    got = torch._addmm_activation(bias, x, eye, use_gelu=True).float()
+    return torch.allclose(got, F.gelu(x.float(), approximate="tanh"), rtol=0.03, atol=0)
+
+
+class FusedFeedForward(nn.Sequential):
+    """Linear, GELU, linear; has the children and keys of what it replaces.
+
+    On a CPU, with gradients, or where the first linear layer has been replaced by another kind, the
+    children are called one after the other.
+
+    Args:
+        up: The first linear layer, with a bias.
+        gelu: Of the tanh approximation; the only one there is an epilogue for.
+        down: The second linear layer.
+    """
+
+    def __init__(self, up: nn.Module, gelu: nn.Module, down: nn.Module) -> None:
+        super().__init__(up, gelu, down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[..., I]`` for ``[..., I]``."""
+        up, _, down = self
+        if torch.is_grad_enabled() or not self._ends_products(x) or not isinstance(up, nn.Linear):
+            return super().forward(x)
+        x_LI = x.flatten(0, -2)
+        wide = torch._addmm_activation(up.bias, x_LI, up.weight.t(), use_gelu=True)
+        out: Tensor = down(wide)
+        return out.unflatten(0, x.shape[:-1])
+
+    def _ends_products(self, x: Tensor) -> bool:
+        return x.is_cuda
+
+
+class FuseGELU(Optimization):
+    """Applies the GELU of every layer's feed-forward network within the product before it.
+
+    Numerics: the product is not rounded before the GELU. A quantized first product keeps its GELU
+    beside it. Layers stay so: a later rollout of this model has them even without the callback.
+    """
+
+    wrap_order = WrapOrder.KERNELS
+
+    def missing(self, device: torch.device) -> str | None:
+        if device.type != "cuda":
+            return f"a CUDA device, and this is {device.type}"
+        return None if has_tanh_epilogue(device) else "a cuBLASLt whose GELU is the tanh one"
+
+    def configure_denoiser(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, denoiser: Denoiser
+    ) -> Denoiser:
+        if self.is_usable(pl_module):
+            for module in pl_module.modules():
+                if isinstance(module, DiTLayer) and type(module.ffn) is nn.Sequential:
+                    module.ffn = FusedFeedForward(*module.ffn)
+        return denoiser

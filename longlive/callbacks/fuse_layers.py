@@ -1,0 +1,91 @@
+"""Norms, rotary positions and the write into the KV cache as one operation in every layer.
+
+What is left of a layer are products, the attention, and elementwise work that ``torch.compile``
+joins well. The way from the projections to the attention it does not: rotation takes pairs apart
+and stacks them again, and the write goes through an index. This is one Triton kernel here
+(:mod:`longlive.kernels.rope_write`), and one operation for the compiler, which does not look into
+it.
+
+Where keys are kept in another way than a rollout keeps them, or gradients are wanted, a layer does
+what it always does. So does the layer that leaves only keys and values behind, once a pass.
+"""
+
+# Shape suffixes: B batch, L tokens of the call, E width, N heads, D head dim.
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from longlive.attention.core import LayerAttend, LayerWindow
+from longlive.attention.kv_cache import LayerCache
+from longlive.attention.rope import rotate
+from longlive.callbacks.optimization import Optimization
+from longlive.kernels.rope_write import norm_rotate_write
+from longlive.models.layers import SelfAttention, norm_and_attend
+from longlive.rollout.denoiser import Denoiser
+from longlive.rollout.hooks import WrapOrder
+
+
+def fused_norm_and_attend(
+    attention: SelfAttention, q_BLE: Tensor, k_BLE: Tensor, v_BLE: Tensor, attend: LayerAttend
+) -> Tensor:
+    """Do what :func:`norm_and_attend` does, in a rollout with one operation before the attention.
+
+    Args:
+        attention: Has the norms.
+        q_BLE: Queries, not normed.
+        k_BLE: Keys, not normed.
+        v_BLE: Values.
+        attend: How tokens see each other.
+    """
+    # The window's own type of cache and no other: those of training have more to do.
+    if (
+        not isinstance(attend, LayerWindow)
+        or type(attend.cache) is not LayerCache
+        or attend.call.rotation.cos.dtype != torch.float32
+        or torch.is_grad_enabled()
+    ):
+        return norm_and_attend(attention, q_BLE, k_BLE, v_BLE, attend)
+    call, cache = attend.call, attend.cache
+    q_BLND = norm_rotate_write(
+        [q_BLE, k_BLE, v_BLE],
+        [attention.norm_q.weight, attention.norm_k.weight],
+        list(call.rotation),
+        cache.k,
+        cache.v,
+        call.write_slots_F,
+        attention.norm_q.eps,
+        call.seen_rotation is None,
+    )
+    k_BSND, v_BSND = cache.read(call.read)
+    if call.seen_rotation is not None:
+        k_BSND = rotate(k_BSND, call.seen_rotation)
+    return call.attention(q_BLND, k_BSND, v_BSND)
+
+
+class FuseLayers(Optimization):
+    """Norms, turns and stores in one operation, in every layer.
+
+    Numerics: the same roundings, of sums that are formed in another order. Without Triton (on a
+    CPU) the operation is made of plain ones and gains nothing. Layers stay so: a later rollout of
+    this model has them even without the callback.
+    """
+
+    wrap_order = WrapOrder.KERNELS
+
+    def missing(self, device: torch.device) -> str | None:
+        if device.type == "cpu":
+            return None
+        from torch.utils._triton import has_triton
+
+        is_there = device.type == "cuda" and has_triton()
+        return None if is_there else "Triton and a GPU it supports"
+
+    def configure_denoiser(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, denoiser: Denoiser
+    ) -> Denoiser:
+        if self.is_usable(pl_module):
+            for module in pl_module.modules():
+                if isinstance(module, SelfAttention):
+                    module.norm_and_attend = fused_norm_and_attend
+        return denoiser
