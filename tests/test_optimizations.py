@@ -216,7 +216,7 @@ def test_no_optimization_imports_another_so_that_any_can_be_deleted():
 def test_optimizations_together_keep_the_largest_of_their_promises(folder):
     names = (
         *("compile", "fuse_projections", "fuse_layers"),
-        *("fold_upsampling", "vae_pipeline", "prompt_cache"),
+        *("fold_upsampling", "fuse_decoder", "vae_pipeline", "prompt_cache"),
     )
     plugins = [plugin for overlay in map(overlay_of, names) for plugin in plugins_of(overlay)]
     together = [
@@ -282,7 +282,9 @@ class Paced(RolloutCallback):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "beside", [(), ("vae_pipeline", "prompt_cache"), ("fp8",)], ids=["serial", "beside", "fp8"]
+    "beside",
+    [(), ("vae_pipeline", "prompt_cache"), ("fp8",), ("fuse_decoder",)],
+    ids=["serial", "beside", "fp8", "fused"],
 )
 def test_from_block_8_to_200_nothing_waits_grows_or_is_compiled(folder, beside):
     model = model_of(folder, "cuda", dtype="bfloat16", positions="relative")

@@ -128,25 +128,26 @@ class CapturedDecoder:
 
     Attributes:
         is_started: Whether it has decoded anything.
+        graphs: Likewise.
         slots: What it remembers while another video's decoder has the buffers.
     """
 
     def __init__(self, graphs: DecoderGraphs) -> None:
         self.is_started = False
         self.slots: _Slots = []
-        self._graphs = graphs
+        self.graphs = graphs
 
     def decode(self, latents_BFCHW: Tensor) -> Tensor:
         """Decode the next latents."""
-        return self._graphs.decode(latents_BFCHW, self)
+        return self.graphs.decode(latents_BFCHW, self)
 
     def snapshot(self) -> Any:
         """What the decoder remembers, copied."""
-        return self._graphs.state_of(self._graphs.slots_of(self))
+        return self.graphs.state_of(self.graphs.slots_of(self))
 
     def restore(self, state: Any) -> None:
         """Go on from where ``snapshot`` was called."""
-        self._graphs.forget(self)
+        self.graphs.forget(self)
         self.slots = list(state.slots)
         self.is_started = bool(self.slots)
 

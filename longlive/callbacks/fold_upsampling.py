@@ -49,6 +49,10 @@ class FoldedUpsampling(nn.Sequential):
         bias = None if conv.bias is None else conv.bias.detach().repeat(4)
         self.register_buffer("bias_O", bias, persistent=False)
 
+    def phases(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the phases ``[N, 4 O, H + 1, W + 1]`` side by side, and the bias they lack."""
+        return F.conv2d(x_NCHW, self.kernel_OCKK, padding=1), self.bias_O
+
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return ``[N, O, 2 H, 2 W]``, channels-last."""
         height, width = x_NCHW.shape[2:]

@@ -187,7 +187,12 @@ class WanVAE(pl.LightningModule):
         mean_BFCHW, _ = self._split_posterior(features_BCFHW)
         return self.normalize(mean_BFCHW).float()
 
-    def _latents_in(self, latents_BFCHW: Tensor) -> Tensor:
+    def latents_in(self, latents_BFCHW: Tensor) -> Tensor:
+        """Return what the decoder is given for normalized latents, ``[B, C, F, H, W]``.
+
+        Raises:
+            UserError: If there is no latent frame or the channels are wrong.
+        """
         channels = self.config.latent_channels
         if (
             latents_BFCHW.ndim != 5
@@ -218,7 +223,7 @@ class WanVAE(pl.LightningModule):
         Raises:
             UserError: If there is no latent frame or the channels are wrong.
         """
-        raw_BCTHW, state = self.decoder.stream(self._latents_in(latents_BFCHW), state)
+        raw_BCTHW, state = self.decoder.stream(self.latents_in(latents_BFCHW), state)
         return rearrange(raw_BCTHW, "B C T H W -> B T C H W"), state
 
     def decode_raw(self, latents_BFCHW: Tensor, *, latents_at_once: int | None = 1) -> Tensor:
@@ -227,7 +232,7 @@ class WanVAE(pl.LightningModule):
         Nominally in [-1, 1], not clamped, in the type of the weights.
         """
         if latents_at_once is None:
-            raw_BCTHW = self.decoder(self._latents_in(latents_BFCHW))
+            raw_BCTHW = self.decoder(self.latents_in(latents_BFCHW))
             return rearrange(raw_BCTHW, "B C T H W -> B T C H W")
         stream = self.open_stream()
         chunks = latents_BFCHW.split(latents_at_once, dim=1)
