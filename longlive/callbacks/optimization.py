@@ -11,6 +11,8 @@ import lightning.pytorch as pl
 import torch
 
 from longlive.errors import UserError
+from longlive.models.tiny_decoder import TinyDecoder
+from longlive.models.vae import WanVAE
 from longlive.rollout.hooks import RolloutCallback
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,12 @@ def device_of(pl_module: pl.LightningModule) -> torch.device:
     """Where the weights of a module are."""
     weight = next(pl_module.parameters(), None)
     return pl_module.device if weight is None else weight.device
+
+
+def decoder_of(pl_module: pl.LightningModule) -> pl.LightningModule:
+    """The decoder's weights, which may be on a device of their own; all if there is no decoder."""
+    decoders = (one for one in pl_module.modules() if isinstance(one, WanVAE | TinyDecoder))
+    return next(decoders, pl_module)
 
 
 def compiler_missing(device: torch.device, backend: str) -> str | None:

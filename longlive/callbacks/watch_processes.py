@@ -27,10 +27,9 @@ _ORPHANED = 1
 
 
 class WatchProcesses(pl.Callback):
-    """Ends a process whose first one is gone, and names those that died.
+    """Ends a process that has lost the one that started it, and names those that died.
 
-    Nothing is done where the strategy's processes are started by somebody else, such as
-    ``torchrun``, who looks after all of them.
+    Under ``torchrun`` that is its agent, which looks after the others itself.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -70,7 +69,7 @@ class _Orphanhood(threading.Thread):
         while os.getppid() == self._parent:
             time.sleep(_LOOKS_EVERY_S)
         sys.stderr.write(
-            f"longlive: error: the first process (PID {self._parent}) has ended; "
+            f"longlive: error: the first process (PID {self._parent}) is gone: "
             f"process {self._rank} ends too\n"
         )
         sys.stderr.flush()
