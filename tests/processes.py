@@ -13,15 +13,16 @@ import torch.multiprocessing
 Work = Callable[[int, Path], Any]
 
 
-def run_processes(work: Work, folder: Path, count: int = 2) -> list[Any]:
+def run_processes(work: Work, folder: Path, count: int = 2, backend: str = "gloo") -> list[Any]:
     """Run ``work(rank, folder)`` in processes of one group; what each returns, in order.
 
     Args:
         work: A function of a module, so that other processes find it.
         folder: For what they return.
         count: How many.
+        backend: Of their group.
     """
-    torch.multiprocessing.spawn(_begin, (work, folder, count, free_port()), count)
+    torch.multiprocessing.spawn(_begin, (work, folder, count, backend, free_port()), count)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
 
 
@@ -32,10 +33,10 @@ def free_port() -> int:
     return port
 
 
-def _begin(rank: int, work: Work, folder: Path, count: int, port: int) -> None:
+def _begin(rank: int, work: Work, folder: Path, count: int, backend: str, port: int) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=count)
+    dist.init_process_group(backend, init_method=address, rank=rank, world_size=count)
     torch.save(work(rank, folder), folder / f"{rank}.pt")
     dist.destroy_process_group()

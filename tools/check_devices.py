@@ -38,7 +38,7 @@ from longlive.video.frames import to_uint8
 from longlive.video.to_host import HostTransfer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-PROMPTS = ("a large red circle bounces over night", "a small blue square spins over grass")
+PROMPTS = ("a large red circle bounces over night", "a small blue square spins over night")
 TINY = {"height_px": 96, "width_px": 96, "window_latent_frames": 6}
 # Blocks until every window is full.
 FILLING_BLOCKS = 6

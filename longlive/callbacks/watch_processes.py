@@ -32,15 +32,22 @@ class WatchProcesses(pl.Callback):
     Under ``torchrun`` that is its agent, which looks after the others itself.
     """
 
+    def __init__(self) -> None:
+        self._orphanhood: _Orphanhood | None = None
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if trainer.world_size > 1 and trainer.local_rank > 0:
-            _Orphanhood(trainer.global_rank, os.getppid()).start()
+        if trainer.world_size > 1 and trainer.local_rank > 0 and self._orphanhood is None:
+            self._orphanhood = _Orphanhood(trainer.global_rank, os.getppid())
+            self._orphanhood.start()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, UserError) or not isinstance(exception, RuntimeError):
             return
+        if self._orphanhood is not None:
+            # If that is the reason, it says so and this process ends here.
+            self._orphanhood.join(_DYING_S)
         deadline = time.monotonic() + _DYING_S
         while (started := _started(trainer)) and time.monotonic() < deadline:
             dead = [(rank, one) for rank, one in enumerate(started, 1) if one.poll()]

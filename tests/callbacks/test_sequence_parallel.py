@@ -18,6 +18,7 @@ from longlive.callbacks.cuda_graph import CaptureDenoiser
 from longlive.callbacks.frame_writer import FrameWriter
 from longlive.callbacks.sequence_parallel import SequenceParallel
 from longlive.callbacks.token_exchange import apportion
+from longlive.callbacks.vae_pipeline import PipelineDecoding
 from longlive.errors import UserError
 from longlive.modules.longlive import LongLive
 from longlive.rollout.hooks import RolloutCallback
@@ -185,3 +186,31 @@ def test_more_processes_than_heads_are_too_many():
 def test_shares_are_positive():
     with pytest.raises(UserError, match="positive"):
         SequenceParallel(shares=[0, 1])
+
+
+def share_two_gpus(rank: int, folder: Path) -> dict[str, Any]:
+    torch.cuda.set_device(rank)
+    settings = {"weights": str(folder), "latent_frames": 15, **SETTINGS}
+    ways: dict[str, list[pl.Callback]] = {
+        "eager": [],
+        "unequal": [PipelineDecoding()],
+        "compiled and captured": [CompileLayers(), CaptureDenoiser(), PipelineDecoding()],
+    }
+    made: dict[str, Any] = {}
+    for name, callbacks in ways.items():
+        model = LongLive(dtype="float32", **settings).prepare(f"cuda:{rank}")
+        shared = SequenceParallel([1, 3] if name == "unequal" else None)
+        stream = model.stream(SWITCHING, seed=1, callbacks=[*callbacks, shared])
+        made[name] = torch.cat([block.latents for block in stream], 1).cpu()
+    return made
+
+
+@pytest.mark.gpu
+def test_two_gpus_make_the_latents_that_one_makes(folder):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    expected = latents_of(model_of(folder), SWITCHING)
+    first, second = run_processes(share_two_gpus, folder, backend="cpu:gloo,cuda:nccl")
+    for name, got in first.items():
+        assert float((got - expected).norm() / expected.norm()) < 1e-4, name
+        assert torch.equal(got, second[name]), name
