@@ -29,6 +29,8 @@ class _Tape(TorchDispatchMode):
     def replay(self) -> None:
         for func, args, kwargs, out in self.steps:
             again = func(*args, **kwargs)
+            if func.namespace == "_c10d_functional":
+                torch.ops._c10d_functional.wait_tensor(again)
             for kept, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
                 if isinstance(kept, Tensor) and kept.data_ptr() != new.data_ptr():
                     kept.copy_(new)

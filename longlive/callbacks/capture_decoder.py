@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from longlive.callbacks.graph_recorder import GraphRecorder, Recorder, Recording
-from longlive.callbacks.optimization import Optimization, SeenOnce, device_of
+from longlive.callbacks.optimization import Optimization, SeenOnce, decoder_of, device_of
 from longlive.models.decoding_stream import DecodingStream
 from longlive.rollout.decode import StreamingDecoder
 from longlive.rollout.hooks import WrapOrder
@@ -194,6 +194,6 @@ class CaptureDecoder(Optimization):
         # A bound method is a new object every time, and equal to the one before.
         key = decoder.step, self._shape
         if self._graphs is None or self._key != key:
-            self._graphs = DecoderGraphs(decoder, self._recorder(device_of(pl_module)))
+            self._graphs = DecoderGraphs(decoder, self._recorder(device_of(decoder_of(pl_module))))
             self._key = key
         return CapturedDecoder(self._graphs)

@@ -77,6 +77,8 @@ class FrameWriter(RolloutCallback):
     def on_rollout_start(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
+        if not state.spec.is_shown:
+            return
         if self.is_named and self.output.is_dir():
             raise UserError(f"cannot write {self.output}: it is a folder; choose another name")
         _make_writable(self.output.parent if self.is_named else self.output)
@@ -86,7 +88,9 @@ class FrameWriter(RolloutCallback):
     def on_prompt_switch(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
-        files = self._open[id(state)]
+        files = self._open.get(id(state))
+        if files is None:
+            return
         files.switch_prompt(state.block_start, state.prompt)
         if not files.recordings:
             paths = self._paths(files.job, state.prompt, state.spec.batch)
@@ -99,7 +103,7 @@ class FrameWriter(RolloutCallback):
         state: RolloutState,
         x0_BFCHW: Tensor,
     ) -> None:
-        if self.latents:
+        if self.latents and state.spec.is_shown:
             self._open[id(state)].send_latents(x0_BFCHW)
 
     def on_frames_ready(

@@ -46,6 +46,7 @@ class GraphRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
 
     def record(self, call: Callable[[], Result]) -> Recording:
         """Record a call; the host waits for the device.
@@ -56,7 +57,11 @@ class GraphRecorder:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device):
             self._pool = self._pool or torch.cuda.graph_pool_handle()
+            # Torch's own is of the device that was captured first.
+            self._stream = self._stream or torch.cuda.Stream(self._device)
             # Another thread waits for copies of frames meanwhile, see longlive.video.to_host.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 out = call()
         return Recording(out, graph.replay)

@@ -12,6 +12,8 @@ import torch
 
 from longlive.errors import UserError
 from longlive.models.dit import DiT
+from longlive.models.tiny_decoder import TinyDecoder
+from longlive.models.vae import WanVAE
 from longlive.rollout.hooks import RolloutCallback
 from longlive.weights.lora import LoRALinear
 
@@ -97,6 +99,12 @@ def check_final(dit: DiT, doing: str) -> None:
         raise UserError(
             f"{doing} leaves weights that cannot be trained: leave the overlay out of training"
         )
+
+
+def decoder_of(pl_module: pl.LightningModule) -> pl.LightningModule:
+    """The decoder's weights, which may be on a device of their own; all if there is no decoder."""
+    decoders = (one for one in pl_module.modules() if isinstance(one, WanVAE | TinyDecoder))
+    return next(decoders, pl_module)
 
 
 def compiler_missing(device: torch.device, backend: str) -> str | None:

@@ -48,7 +48,7 @@ class RolloutProgress(RolloutCallback):
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
         self._close()
-        if trainer is None or trainer.is_global_zero:
+        if state.spec.is_shown and (trainer is None or trainer.is_global_zero):
             self._display = _Display(state)
 
     def on_prompt_switch(

@@ -7,6 +7,10 @@ who asks for ``Block.frames`` makes the main stream wait.
 
 The first latent frame of a video is one frame and a tenth of the work of a block. Decoded alone it
 is on the screen while the others are still being decoded.
+
+The stream may be one of another GPU: then the two do not share what one GPU can do. Latents are
+copied there in a stream of their own. A copy between devices waits in both of its streams for what
+was queued before, and the transformer's would wait for the decoder.
 """
 
 # Shape suffixes: B batch, F latent frames, T frames, C channels, H W rows and columns.
@@ -19,10 +23,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from longlive.callbacks.optimization import Optimization, device_of
+from longlive.callbacks.optimization import Optimization, decoder_of, device_of
 from longlive.errors import UserError
 from longlive.rollout.decode import FramesOf, Show, StreamingDecoder
-from longlive.rollout.hooks import WrapOrder
+from longlive.rollout.hooks import MakeCaches, WrapOrder
 from longlive.rollout.snapshot import RewindableDecoder
 
 
@@ -33,13 +37,19 @@ class PipelinedDecoder:
         decoder: At the start of a video.
         stream: Where it works; None for the current stream.
         first_alone: Whether the first latent frame is decoded alone.
+        copies: Where latents are copied to the stream's device; None if they are there.
     """
 
     def __init__(
-        self, decoder: StreamingDecoder, stream: torch.cuda.Stream | None, first_alone: bool
+        self,
+        decoder: StreamingDecoder,
+        stream: torch.cuda.Stream | None,
+        first_alone: bool,
+        copies: torch.cuda.Stream | None = None,
     ) -> None:
         self._decoder = decoder
         self._stream = stream
+        self._copies = copies
         self._first_alone = first_alone
         self._is_started = False
 
@@ -53,17 +63,17 @@ class PipelinedDecoder:
         is_split = self._first_alone and not self._is_started and frames > 1
         self._is_started = True
         pieces: list[Tensor] = []
-        with self._aside(latents_BFCHW):
-            for piece_BFCHW in latents_BFCHW.split([1, frames - 1] if is_split else frames, dim=1):
+        with self._aside(latents_BFCHW) as there_BFCHW:
+            for piece_BFCHW in there_BFCHW.split([1, frames - 1] if is_split else frames, dim=1):
                 pieces.append(self._decoder.decode(piece_BFCHW))
                 show(pieces[-1])
             if self._stream is None:
                 return lambda: _joined(pieces)
-            done = torch.cuda.Event()
-            done.record(self._stream)
+            where = self._stream.device
+            done = self._stream.record_event()
 
         def frames_of() -> Tensor:
-            current = torch.cuda.current_stream(latents_BFCHW.device)
+            current = torch.cuda.current_stream(where)
             current.wait_event(done)
             for piece in pieces:
                 # Its memory may not be reused by the decoder while the current stream reads it.
@@ -94,14 +104,17 @@ class PipelinedDecoder:
         return self._decoder
 
     @contextmanager
-    def _aside(self, latents_BFCHW: Tensor) -> Iterator[None]:
+    def _aside(self, latents_BFCHW: Tensor) -> Iterator[Tensor]:
+        """Turn to the decoder's stream; give the latents, on its device."""
         if self._stream is None:
-            yield
+            yield latents_BFCHW
             return
-        self._stream.wait_stream(torch.cuda.current_stream(latents_BFCHW.device))
-        latents_BFCHW.record_stream(self._stream)
-        with torch.cuda.stream(self._stream):
-            yield
+        reader = self._copies or self._stream
+        reader.wait_stream(torch.cuda.current_stream(latents_BFCHW.device))
+        latents_BFCHW.record_stream(reader)
+        # The last one is where work goes; the other one is current on its own device.
+        with torch.cuda.stream(self._copies), torch.cuda.stream(self._stream):
+            yield latents_BFCHW.to(self._stream.device, non_blocking=True)
 
     def _wait(self) -> None:
         """What was queued in the decoder's stream comes before what the current one does next."""
@@ -114,7 +127,7 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 class PipelineDecoding(Optimization):
-    """Decodes in a stream of its own, and the first latent frame alone.
+    """Decodes in a stream of its own, perhaps on another GPU, and the first latent frame alone.
 
     Numerics: exact up to rounding; the first block is cut in two, and convolutions of other shapes
     sum in another order.
@@ -122,20 +135,49 @@ class PipelineDecoding(Optimization):
     Args:
         side_stream: Whether to decode in a stream of its own; without CUDA there is only one.
         first_alone: Whether the first latent frame is decoded and shown alone.
+        device: Where the decoder goes, ``cuda:1`` for one; by default it stays with the others.
+        required: Whether it is an error if there is no such device.
     """
 
     wrap_order = WrapOrder.STREAM
 
-    def __init__(self, side_stream: bool = True, first_alone: bool = True) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        side_stream: bool = True,
+        first_alone: bool = True,
+        device: str | None = None,
+        required: bool = True,
+    ) -> None:
+        super().__init__(required)
+        if device is not None and not side_stream:
+            raise UserError("a decoder on another device has a stream there: leave side_stream out")
         self.side_stream = side_stream
         self.first_alone = first_alone
+        self.device = device
         self._stream: torch.cuda.Stream | None = None
+        self._copies: torch.cuda.Stream | None = None
+
+    def missing(self, device: torch.device) -> str | None:
+        if self.device is None:
+            return None
+        wanted, there = torch.device(self.device), torch.cuda.device_count()
+        if device.type == wanted.type == "cuda" and (wanted.index or 0) < there:
+            return None
+        return f"the device {self.device} beside {device}, and there are {there} CUDA devices"
+
+    # The first hook with weights in it; what the decoder remembers is made where they are.
+    def configure_caches(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, make: MakeCaches
+    ) -> MakeCaches:
+        if self.device is not None and self.is_usable(pl_module):
+            decoder_of(pl_module).to(self.device)
+        return make
 
     def configure_decoder(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, decoder: StreamingDecoder
     ) -> StreamingDecoder:
-        device = device_of(pl_module)
+        here, device = device_of(pl_module), device_of(decoder_of(pl_module))
         if self.side_stream and device.type == "cuda" and self._stream is None:
             self._stream = torch.cuda.Stream(device)
-        return PipelinedDecoder(decoder, self._stream, self.first_alone)
+            self._copies = torch.cuda.Stream(here) if here != device else None
+        return PipelinedDecoder(decoder, self._stream, self.first_alone, self._copies)

@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from longlive.callbacks.watch_processes import WatchProcesses
 from longlive.cli import COMMANDS
 from longlive.cli.complaints import complaint_about
 from longlive.cli.config_files import check_config_files
@@ -28,6 +29,8 @@ _NOISE = (".*LeafSpec.*", ".*does not have many workers.*", "LightningCLI's args
 _PREDICT_NOISE = ("No seed found.*", "GPU available but not used.*")
 _CHATTER = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
 _PREDICT_CHATTER = ("lightning.pytorch", "lightning.fabric", *_CHATTER)
+# Says which process has failed before it ends the others.
+_LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
 _NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")
 _SEEDS = range(1 << 32)
 
@@ -62,7 +65,9 @@ class LongLiveCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+            trainer.callbacks.append(WatchProcesses())  # type: ignore[attr-defined]
+            return trainer
         # The callbacks exist by now: what is refused here are the trainer's own settings.
         except ValueError as error:
             raise UserError(f"trainer: {error}") from error
@@ -178,6 +183,7 @@ def without_chatter(*, is_predict: bool) -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
+    logging.getLogger(_LAUNCHER).setLevel(logging.INFO)
     try:
         with warnings.catch_warnings():
             for message in (*_NOISE, *(_PREDICT_NOISE if is_predict else ())):

@@ -130,8 +130,7 @@ class PromptDataModule(pl.LightningDataModule):
         return PromptScript(index, entry.prompts, switches, self.seed + index)
 
     def predict_dataloader(self) -> "_Shares":
-        rank = self.trainer.global_rank if self.trainer else 0
-        ranks = self.trainer.world_size if self.trainer else 1
+        rank, ranks = share_of(self.trainer)
         return _Shares(self.scripts[rank::ranks])
 
     def transfer_batch_to_device(
@@ -139,6 +138,15 @@ class PromptDataModule(pl.LightningDataModule):
     ) -> PromptScript:
         # Lightning looks for tensors inside dataclasses, and refuses frozen ones.
         return batch
+
+
+def share_of(trainer: pl.Trainer | None) -> tuple[int, int]:
+    """Which share of the videos a process makes, and of how many.
+
+    Processes that make one video together have the same share; the strategy knows which they are.
+    """
+    shares = getattr(trainer.strategy, "distributed_sampler_kwargs", {}) if trainer else {}
+    return shares.get("rank", 0), shares.get("num_replicas", 1)
 
 
 class _Shares:

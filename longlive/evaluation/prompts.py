@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from longlive.data.prompt_files import read_prompt_file
-from longlive.data.prompts import PromptDataModule, PromptScript
+from longlive.data.prompts import PromptDataModule, PromptScript, share_of
 from longlive.errors import UserError
 
 SEED_STRIDE = 100_000
@@ -115,7 +115,7 @@ class EvaluationPrompts(PromptDataModule):
 
     def test_dataloader(self) -> "Tasks":
         trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        rank, ranks = share_of(trainer)
         module = trainer.lightning_module if trainer else None
         variants = module.variant_count if isinstance(module, HasVariants) else 1
         mine = self.groups[rank::ranks]

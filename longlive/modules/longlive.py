@@ -264,18 +264,21 @@ class LongLive(pl.LightningModule):
             denoiser = GuidedDenoiser(denoiser, spec.guidance)
         if isinstance(prompts, str):
             prompts = PromptTimeline.single(prompts)
+        if isinstance(prompts, PromptTimeline):
+            prompts = prompts.start()
         encode = hooks.configure_text_encoder(embed or (lambda prompt: self.encode([prompt])))
         guided = spec.guidance != 1
         if spec.rehearses:
             nothing = torch.zeros(spec.geometry.block_shape(spec.batch), dtype=dtype, device=device)
             rehearse(state, denoiser, nothing)
-            rehearse_decoding(hooks.configure_decoder(parts.decoder.open_stream()), nothing)
+            if spec.is_shown:
+                rehearse_decoding(hooks.configure_decoder(parts.decoder.open_stream()), nothing)
         return RolloutStream(
             state=state,
             denoiser=denoiser,
             decoder=hooks.configure_decoder(parts.decoder.open_stream()),
             noise=SeededNoise(seed, spec.geometry.block_shape(spec.batch), dtype, device),
-            prompts=prompts.start() if isinstance(prompts, PromptTimeline) else prompts,
+            prompts=hooks.configure_prompts(prompts),
             text_of=lambda prompt: self._text_keys_values(only(prompt), encode, guided=guided),
             hooks=hooks,
             blended_text_of=lambda mix: self._text_keys_values(mix, encode, guided=guided),

@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from longlive.attention.backends import Attention
-from longlive.attention.core import WindowAttention
+from longlive.attention.core import Attend, WindowAttention
 from longlive.attention.cross_cache import CrossCache
 from longlive.attention.kv_cache import KVCache
 from longlive.geometry import Geometry
@@ -49,8 +49,12 @@ class CausalDenoiser:
         self.attention = attention
 
     def __call__(self, x_BFCHW: Tensor, inputs: StepInputs) -> Tensor | None:
+        return self.run(x_BFCHW, inputs, self.attend_for(inputs))
+
+    def attend_for(self, inputs: StepInputs) -> WindowAttention:
+        """Self-attention of a call over whole latent frames."""
         seen = inputs.seen_positions_S
-        attend = WindowAttention(
+        return WindowAttention(
             cache=self.cache,
             rotation=self.dit.rotation(inputs.positions_F, *self.grid),
             write_slots_F=inputs.write_slots_F,
@@ -59,6 +63,9 @@ class CausalDenoiser:
             dropped=inputs.dropped,
             attention=self.attention,
         )
+
+    def run(self, x_BFCHW: Tensor, inputs: StepInputs, attend: Attend) -> Tensor | None:
+        """Call the transformer with an attention of one's own; the latents may be cut."""
         velocity: Tensor | None = self.dit(
             x_BFCHW, inputs.timestep_BF, self.cross_cache, attend, keys_only=inputs.keys_only
         )

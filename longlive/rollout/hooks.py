@@ -17,6 +17,7 @@ from torch import Tensor
 from longlive.errors import UserError
 from longlive.rollout.decode import StreamingDecoder
 from longlive.rollout.denoiser import Denoiser
+from longlive.rollout.prompts import Prompts
 from longlive.rollout.state import Caches, RolloutSpec, RolloutState
 
 EncodeText = Callable[[str], Tensor]
@@ -63,6 +64,12 @@ class RolloutCallback(pl.Callback):
     ) -> Denoiser:
         """Return the denoiser to call. The weights are loaded and on their device."""
         return denoiser
+
+    def configure_prompts(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, prompts: Prompts
+    ) -> Prompts:
+        """Return what says which prompt is active; of a rollout that begins now."""
+        return prompts
 
     def configure_decoder(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, decoder: StreamingDecoder
@@ -244,6 +251,12 @@ class CallbackHooks:
         for callback in self.callbacks:
             denoiser = callback.configure_denoiser(self.trainer, self.pl_module, denoiser)
         return denoiser
+
+    def configure_prompts(self, prompts: Prompts) -> Prompts:
+        """Let every callback wrap the prompts, the first in order innermost."""
+        for callback in self.callbacks:
+            prompts = callback.configure_prompts(self.trainer, self.pl_module, prompts)
+        return prompts
 
     def configure_decoder(self, decoder: StreamingDecoder) -> StreamingDecoder:
         """Let every callback wrap the decoder, the first in order innermost."""

@@ -54,6 +54,7 @@ class RolloutSpec:
             that was distilled without it keeps the keys of its last denoising step.
         rehearses: Whether every kind of pass is run before the first block, so that none is slow
             the first time it is needed.
+        is_shown: Whether blocks are decoded; of several processes that make one video, in one.
     """
 
     geometry: Geometry
@@ -73,6 +74,7 @@ class RolloutSpec:
     first_schedule: DenoisingSchedule | None = None
     updates_context: bool = True
     rehearses: bool = False
+    is_shown: bool = True
 
     @property
     def blocks(self) -> int | None:
@@ -173,9 +175,21 @@ class Caches(NamedTuple):
 
 
 def allocate_caches(
-    spec: RolloutSpec, config: DiTConfig, dtype: torch.dtype, device: torch.device
+    spec: RolloutSpec,
+    config: DiTConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    video_heads: int | None = None,
 ) -> Caches:
-    """Allocate the caches of a rollout."""
+    """Allocate the caches of a rollout.
+
+    Args:
+        spec: What was asked for.
+        config: Of the transformer.
+        dtype: Type of keys and values.
+        device: Where they are.
+        video_heads: Heads whose keys of the video are kept here; all by default.
+    """
     batch, heads, head_dim = spec.network_batch, config.heads, config.head_dim
     return Caches(
         video=KVCache(
@@ -183,7 +197,7 @@ def allocate_caches(
             batch=batch,
             slots=spec.slots,
             tokens_per_slot=spec.geometry.tokens_per_latent_frame,
-            heads=heads,
+            heads=video_heads or heads,
             head_dim=head_dim,
             dtype=dtype,
             device=device,

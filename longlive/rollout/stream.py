@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from longlive.errors import UserError
 from longlive.rollout.decode import FramesOf, StreamingDecoder, decode_and_show
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import RolloutHooks
@@ -112,7 +113,7 @@ class RolloutStream:
         try:
             for latents_BFCHW in blocks:
                 index = self.state.block_index
-                frames_of = decode_and_show(self._decoder, latents_BFCHW, self._show)
+                frames_of = self._frames_of(latents_BFCHW)
                 yield Block(index, latents_BFCHW, frames_of)
                 if self._is_stopped.is_set():
                     return
@@ -120,5 +121,14 @@ class RolloutStream:
             # Ends the loop wherever it stands, so that everybody hears of the end.
             blocks.close()
 
+    def _frames_of(self, latents_BFCHW: Tensor) -> FramesOf:
+        if self.state.spec.is_shown:
+            return decode_and_show(self._decoder, latents_BFCHW, self._show)
+        return _shown_elsewhere
+
     def _show(self, frames_BTCHW: Tensor) -> None:
         self._hooks.call("on_frames_ready", self.state, frames_BTCHW)
+
+
+def _shown_elsewhere() -> Tensor:
+    raise UserError("another process shows this video: ask for its frames there")

@@ -7,6 +7,8 @@ import pytest
 import torch
 from nano_model import SETTINGS, write_nano_model
 
+from longlive.callbacks.capture_decoder import CaptureDecoder
+from longlive.callbacks.cuda_graph import CaptureDenoiser
 from longlive.callbacks.vae_pipeline import PipelinedDecoder, PipelineDecoding
 from longlive.errors import UserError
 from longlive.modules.longlive import LongLive
@@ -144,3 +146,27 @@ def test_decoding_leaves_the_main_stream_alone_until_frames_are_asked_for(folder
         waited.record(main)
         assert not waited.query()
         torch.cuda.synchronize()
+
+
+def test_a_second_device_that_is_not_there_is_one_line(folder):
+    with pytest.raises(UserError, match="needs the device cuda:9 beside cpu, and there are"):
+        model_of(folder).stream(CIRCLE, callbacks=[PipelineDecoding(device="cuda:9")])
+    with pytest.raises(UserError, match="leave side_stream out"):
+        PipelineDecoding(side_stream=False, device="cuda:1")
+
+
+@pytest.mark.gpu
+def test_on_a_second_gpu_every_frame_is_the_serial_one_captured_too(folder):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    expected = [block.frames.clone() for block in model_of(folder, "cuda:0").stream(CIRCLE)]
+    for beside in ([], [CaptureDenoiser(), CaptureDecoder()]):
+        shown = Shown()
+        callbacks = [PipelineDecoding(device="cuda:1"), shown, *beside]
+        blocks = list(model_of(folder, "cuda:0").stream(CIRCLE, callbacks=callbacks))
+        for block, frames in zip(blocks, expected, strict=True):
+            assert (block.latents.device.index, block.frames.device.index) == (0, 1)
+            torch.testing.assert_close(block.frames.cpu(), frames.cpu(), rtol=0, atol=1e-3)
+        torch.cuda.synchronize(1)
+        whole = torch.cat(expected, 1).cpu()
+        torch.testing.assert_close(torch.cat(shown.frames, 1).cpu(), whole, rtol=0, atol=1e-3)

@@ -51,7 +51,7 @@ def command(weights: Path, steps: int, *options: str, every: int = 100) -> list[
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 
 
 def run(folder: Path, words: list[str], **options) -> subprocess.CompletedProcess[str]:
@@ -153,3 +153,38 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_and_says_so_in_one_line(wei
     assert "step-0000002.ckpt is kept" in message
     assert read_checkpoint(last)["global_step"] == 2
     assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+PROBE = "{class_path: state_probe.StateProbe, init_args: {path: PATH}}"
+
+
+def test_a_checkpoint_written_by_two_processes_loads_on_one_and_on_three(weights, tmp_path):
+    def sharded(devices: int, steps: int, *options: str) -> list[str]:
+        probe = PROBE.replace("PATH", f"on-{devices}.pt")
+        callbacks = f"{CALLBACKS.replace('EVERY', '100')[:-1]}, {probe}]"
+        return command(
+            weights,
+            steps,
+            f"--config={CONFIGS / 'sharded.yaml'}",
+            f"--trainer.devices={devices}",
+            "--data.batch_size=1",
+            "--trainer.logger=false",
+            f"--trainer.callbacks={callbacks}",
+            *options,
+        )
+
+    def start(words: list[str]) -> None:
+        done = run(tmp_path, words)
+        assert done.returncode == 0, done.stderr
+
+    start(sharded(2, 2))
+    written = torch.load(tmp_path / "on-2.pt", weights_only=True)
+    (tmp_path / "checkpoints").rename(tmp_path / "kept")
+    for devices in (1, 3):
+        start(sharded(devices, 3, "--ckpt_path=kept/last.ckpt"))
+        loaded = torch.load(tmp_path / f"on-{devices}-start.pt", weights_only=True)
+        assert loaded["step"] == written["step"] == 2
+        for part in ("weights", "optimizers"):
+            assert loaded[part].keys() == written[part].keys()
+            for name, value in written[part].items():
+                assert torch.equal(loaded[part][name], value), name
