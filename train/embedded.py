@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-VAE_SHARE = 0.4
+VAE_SHARE = 0.3
 
 
 def run(*command: str | Path) -> None:
