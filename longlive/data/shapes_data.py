@@ -10,6 +10,7 @@ of a clip with a switch.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
@@ -95,6 +96,11 @@ class _Numbers(IterableDataset[int]):
             number += 1
 
 
+@cache
+def _small_stars() -> list[ShapePrompt]:
+    return [p for p in training_prompts() if (p.size, p.shape) == ("small", "star")]
+
+
 class ShapesClips(pl.LightningDataModule):
     """Rendered clips for the VAE: batches of frames ``[B, T, 3, side, side]`` in [0, 1].
 
@@ -109,6 +115,8 @@ class ShapesClips(pl.LightningDataModule):
         side: Height and width in pixels.
         seed: First clip number.
         validation_clips: Clips of held-out prompts to validate on.
+        hard_share: How many of the training clips show small stars, which are the hardest to give
+            back: five points on a few pixels.
     """
 
     def __init__(
@@ -118,6 +126,7 @@ class ShapesClips(pl.LightningDataModule):
         side: int = 96,
         seed: int = 0,
         validation_clips: int = 16,
+        hard_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
@@ -125,6 +134,7 @@ class ShapesClips(pl.LightningDataModule):
         self.side = side
         self.seed = seed
         self.validation_clips = validation_clips
+        self.hard_share = hard_share
 
     def train_dataloader(self) -> DataLoader[int]:
         first = self.seed + CLIPS_OF_A_PROCESS * cast(pl.Trainer, self.trainer).global_rank
@@ -143,9 +153,15 @@ class ShapesClips(pl.LightningDataModule):
         if numbers[0] // self.batch_size % 2:
             latent_frames = max(1, latent_frames // 4)
             numbers = [SHORT_CLIPS + 4 * number + part for number in numbers for part in range(4)]
-        clips = [draw_clip(number, latent_frames, 0.1) for number in numbers]
+        clips = [self._draw(number, latent_frames) for number in numbers]
         timelines = [clip.timeline for clip in clips]
         return self._pair(timelines, numbers, latent_frames, batch.device)
+
+    def _draw(self, number: int, latent_frames: int) -> Clip:
+        draw = random.Random(number)
+        if draw.random() >= self.hard_share:
+            return draw_clip(number, latent_frames, 0.1)
+        return Clip(number, ((0, draw.choice(_small_stars())),), 0)
 
     def _pair(
         self,

@@ -19,6 +19,8 @@ from longlive.models.decoding_stream import DecodingStream
 from longlive.models.learning_rate import TrainingClock, adamw_with_schedule
 from longlive.models.reconstruction import (
     FramePair,
+    LossWeights,
+    around_objects,
     pixel_loss,
     psnr_db,
     standard_normal_kl,
@@ -52,9 +54,9 @@ class WanVAE(pl.LightningModule):
         warmup_steps: Training steps over which the learning rate rises.
         max_steps: Training steps after which it has fallen to zero; ``None`` keeps it up.
         max_seconds: The same in seconds of training.
-        mse_weight: Weight of the squared error beside the absolute one.
-        kl_weight: Weight of the KL divergence of the posterior from the standard normal, a mean
-            over latent values.
+        weights: Of the terms of the loss.
+        trains_encoder: If not, the latents stay what they are, and so does whatever was trained on
+            them.
 
     Raises:
         UserError: If there is no size of that name.
@@ -72,8 +74,8 @@ class WanVAE(pl.LightningModule):
         warmup_steps: int = 100,
         max_steps: int | None = None,
         max_seconds: float | None = None,
-        mse_weight: float = 1.0,
-        kl_weight: float = 1e-4,
+        weights: LossWeights | None = None,
+        trains_encoder: bool = True,
     ) -> None:
         super().__init__()
         self.config = size if isinstance(size, VAEConfig) else _config_of(size)
@@ -82,8 +84,7 @@ class WanVAE(pl.LightningModule):
         self.warmup_steps = warmup_steps
         self.max_steps = max_steps
         self.max_seconds = max_seconds
-        self.mse_weight = mse_weight
-        self.kl_weight = kl_weight
+        self.weights = weights or LossWeights()
 
         channels = self.config.latent_channels
         self.encoder = VideoEncoder(self.config)
@@ -100,6 +101,8 @@ class WanVAE(pl.LightningModule):
         nn.init.uniform_(self.encoder.conv1.get_parameter("bias"), -0.1, 0.1)
         # Unit posterior noise would drown the untrained means, and training would stall there.
         nn.init.constant_(self.conv1.get_parameter("bias")[channels:], _INITIAL_LOG_VARIANCE)
+        for part in (self.encoder, self.conv1):
+            part.requires_grad_(trains_encoder)
 
     @property
     def weight_dtype(self) -> torch.dtype:
@@ -273,11 +276,15 @@ class WanVAE(pl.LightningModule):
         # Normalized latents would only be scaled back.
         raw_BCTHW = self.decoder(self.conv2(rearrange(z_BFCHW, "B F C H W -> B C F H W")))
         target_BTCHW = frames.target[:, : raw_BCTHW.shape[2]] * 2 - 1
-        pixel = pixel_loss(
-            rearrange(raw_BCTHW, "B C T H W -> B T C H W"), target_BTCHW, self.mse_weight
-        )
+        made_BTCHW = rearrange(raw_BCTHW, "B C T H W -> B T C H W")
+        pixel = pixel_loss(made_BTCHW, target_BTCHW, self.weights.squared)
         kl = standard_normal_kl(mean_BFCHW, log_variance_BFCHW)
-        return {"loss": pixel + self.kl_weight * kl, "pixel": pixel.detach(), "kl": kl.detach()}
+        loss = pixel + self.weights.kl * kl
+        if self.weights.objects:
+            mask_BT1HW = around_objects(target_BTCHW)
+            pair = made_BTCHW * mask_BT1HW, target_BTCHW * mask_BT1HW
+            loss = loss + self.weights.objects * pixel_loss(*pair, self.weights.squared)
+        return {"loss": loss, "pixel": pixel.detach(), "kl": kl.detach()}
 
     def training_step(self, batch: FramePair, batch_index: int = 0) -> Tensor:
         terms = self.reconstruction_terms(batch)

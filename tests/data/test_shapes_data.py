@@ -180,3 +180,12 @@ def test_pretraining_goes_through_both_tables_over_and_over():
 def test_a_share_that_fills_no_batch_is_refused():
     with pytest.raises(UserError, match="do not fill a batch of 3"):
         pretraining(processes=8, openings=16, clips=32).train_dataloader()
+
+
+def test_hard_clips_are_small_stars_in_the_share_that_is_asked_for():
+    data = ShapesClips(hard_share=0.5)
+    clips = [data._draw(number, 21) for number in range(400)]
+    is_hard = [(clip.prompt.size, clip.prompt.shape) == ("small", "star") for clip in clips]
+    assert 0.45 < sum(is_hard) / len(is_hard) < 0.65
+    assert not any(is_held_out(clip.prompt.text) for clip in clips)
+    assert ShapesClips()._draw(7, 21) == draw_clip(7, 21, 0.1)

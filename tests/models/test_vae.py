@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from longlive.errors import UserError
-from longlive.models.reconstruction import FramePair, psnr_db
+from longlive.models.reconstruction import FramePair, LossWeights, around_objects, psnr_db
 from longlive.models.vae import WanVAE, usable_frames
 from longlive.models.vae_layers import ChannelNorm, use_channels_last
 from longlive.models.vae_networks import DecoderState, EncoderState, VAEConfig
@@ -349,6 +349,16 @@ def test_under_autocast_the_norm_keeps_activations_small():
         assert norm(torch.randn(1, 4, 1, 2, 2).bfloat16()).dtype == torch.bfloat16
 
 
+def keeps_channels_last() -> bool:
+    """Whether this CPU has bfloat16 convolutions that give back the layout they are given."""
+    last = torch.channels_last_3d
+    weight, x = (torch.randn(64, 64, 3, 3, 3).to(memory_format=last) for _ in range(2))
+    with torch.no_grad():
+        out = F.conv3d(x.bfloat16(), weight.bfloat16())
+        wide = F.conv3d(F.pad(x, (1,) * 6).bfloat16(), weight.bfloat16())
+    return all(y.is_contiguous(memory_format=last) for y in (out, wide))
+
+
 def test_channels_last_weights_change_the_layout_of_all_activations_and_nothing_else():
     vae, other = WanVAE("tiny"), WanVAE("tiny")
     other.load_state_dict(vae.state_dict())
@@ -371,7 +381,8 @@ def test_channels_last_weights_change_the_layout_of_all_activations_and_nothing_
             if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d):
                 module.register_forward_hook(check)
         stream.decode_raw(latents[:, 1:])
-    assert strays == []
+    if keeps_channels_last():
+        assert strays == []
     with torch.no_grad():
         raw = decode_in_chunks(other, latents, [1, 2])
         expected = decode_in_chunks(vae, latents, [1, 2])
@@ -483,3 +494,26 @@ def test_a_vector_of_zeros_is_normed_to_zeros_with_and_without_gradients():
     with torch.no_grad():
         assert not norm(x).any()
     assert not norm(x.requires_grad_()).any()
+
+
+def test_a_frozen_encoder_leaves_the_latents_and_trains_the_decoder():
+    vae = WanVAE(SMALL, trains_encoder=False)
+    frames = torch.rand(1, 5, 3, 16, 16)
+    vae.reconstruction_terms(FramePair(frames, frames))["loss"].backward()
+    trained = {name.partition(".")[0] for name, p in vae.named_parameters() if p.grad is not None}
+    assert trained == {"decoder", "conv2"}
+
+
+def test_objects_weigh_what_they_are_given():
+    # A square on gray: of 64 pixels 4 are object, and 5x5 around each makes 36.
+    target = torch.full((1, 1, 3, 8, 8), 0.5)
+    target[..., 3:5, 3:5] = 1.0
+    assert around_objects(target).sum() == 36
+    terms = {}
+    for objects in (0.0, 2.0):
+        torch.manual_seed(0)
+        vae = WanVAE(SMALL, weights=LossWeights(kl=0.0, objects=objects))
+        terms[objects] = vae.reconstruction_terms(FramePair(target, target))
+    assert terms[0.0]["loss"] == terms[0.0]["pixel"] == terms[2.0]["pixel"]
+    share = (terms[2.0]["loss"] - terms[2.0]["pixel"]) / terms[2.0]["pixel"]
+    assert 0 < share < 2 * 64 / 36
