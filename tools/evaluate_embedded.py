@@ -1,9 +1,12 @@
 """Scores of the embedded model on held-out prompts, as its model card prints them.
 
     python tools/evaluate_embedded.py --prompts 100 --steps 16 --guidance 3
+    python tools/evaluate_embedded.py --student 4step --denoising 1000 750 500 250
     python tools/evaluate_embedded.py --vae
 
-Videos are made in batches, which is how one GPU makes a hundred in seconds. The last line is JSON.
+Videos are made in batches, which is how one GPU makes a hundred in seconds. --denoising takes the
+steps of a student, with fresh noise between them, relative positions and no guidance. The last line
+is JSON. Studies of more than a number: longlive evaluate --config configs/eval/students.yaml.
 """
 
 import argparse
@@ -65,10 +68,12 @@ def picked_prompts(count: int) -> list[ShapePrompt]:
 class Model:
     """The embedded model, for many videos side by side."""
 
-    def __init__(self, folder: str | None, vae: WanVAE, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: str | None, student: str | None, vae: WanVAE, dtype: torch.dtype
+    ) -> None:
         self.vae = vae
         self.device, self.dtype = vae.conv2.weight.device, dtype
-        self.dit = load_dit(folder).to(self.device, dtype)
+        self.dit = load_dit(folder, student).to(self.device, dtype)
         self.text_encoder = load_text_encoder(folder).to(self.device)
         self.tokenizer = load_tokenizer(folder)
 
@@ -113,12 +118,27 @@ def evaluate_vae(vae: WanVAE, prompts: list[ShapePrompt]) -> dict[str, float]:
     return {**scores, "psnr_db_on_grey": round(sum(psnr) / max(1, len(psnr)), 2)}
 
 
+def options_for(
+    options: RolloutSpec, steps: int | list[int], guidance: float, shift: float
+) -> RolloutSpec:
+    """The options for a number of equal steps, or for the steps of a student."""
+    if isinstance(steps, int):
+        schedule = DenoisingSchedule.uniform(steps, shift=shift)
+        return replace(options, schedule=schedule, guidance=guidance)
+    schedule = DenoisingSchedule.from_steps(steps, shift=shift)
+    return replace(
+        options, schedule=schedule, guidance=1.0, sampler="renoise", positions="relative"
+    )
+
+
 @torch.no_grad()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", help="weights; the ones in the package by default")
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--steps", type=int, nargs="+", default=[16])
+    parser.add_argument("--student", help="name of a student beside the model")
+    parser.add_argument("--denoising", type=int, nargs="+", help="steps in [1, 1000] of a student")
     parser.add_argument("--guidance", type=float, nargs="+", default=[3.0])
     parser.add_argument("--shift", type=float, default=3.0)
     parser.add_argument("--window", type=int, default=12)
@@ -137,26 +157,34 @@ def main() -> int:
     if args.vae:
         print(json.dumps(evaluate_vae(vae, prompts)))
         return 0
-    model = Model(args.folder, vae, getattr(torch, args.dtype))
+    model = Model(args.folder, args.student, vae, getattr(torch, args.dtype))
     rows = []
-    for steps, guidance in product(args.steps, args.guidance):
-        options = RolloutSpec(
-            geometry=Geometry(SIDE, SIDE, patch=1),
-            schedule=DenoisingSchedule.uniform(steps, shift=args.shift),
-            latent_frames=LATENT_FRAMES,
-            window_latent_frames=args.window,
-            sink_latent_frames=args.sink,
-            positions=args.positions,
-            sampler="euler",
-            guidance=guidance,
-        )
+    options = RolloutSpec(
+        geometry=Geometry(SIDE, SIDE, patch=1),
+        schedule=DenoisingSchedule.uniform(16, shift=args.shift),
+        latent_frames=LATENT_FRAMES,
+        window_latent_frames=args.window,
+        sink_latent_frames=args.sink,
+        positions=args.positions,
+        sampler="euler",
+    )
+    asked = [(args.denoising, 1.0)] if args.denoising else product(args.steps, args.guidance)
+    for steps, guidance in asked:
+        options = options_for(options, steps, guidance, args.shift)
         started = time.monotonic()
         videos: list[Tensor] = []
         for first in range(0, len(prompts), args.batch):
             texts = [prompt.text for prompt in prompts[first : first + args.batch]]
             videos += model.videos(model.latents(texts, args.seed + first, options))
         seconds = time.monotonic() - started
-        rows.append({"steps": steps, "guidance": guidance, **scores_of(videos, prompts)})
+        rows.append(
+            {
+                "student": args.student,
+                "steps": steps,
+                "guidance": guidance,
+                **scores_of(videos, prompts),
+            }
+        )
         print(f"{seconds:6.1f} s  {rows[-1]}", flush=True)
         if args.sheet:
             sheet = [video.permute(0, 2, 3, 1) for video in videos[:16]]

@@ -2,11 +2,13 @@
 
     python tools/export_student.py runs/tiny_dmd/last.ckpt student.pt
     python tools/export_student.py runs/tiny_dmd/last.ckpt runs/student --layout embedded
+    python tools/export_student.py runs/tiny_dmd/last.ckpt longlive/assets/tiny --student 4step
     python tools/export_student.py runs/long/last.ckpt lora.pt --layout lora
 
 `official` is the layout of longlive_base.pt, `lora` that of lora.pt, `embedded` a folder like
-longlive/assets/tiny: text encoder, VAE and tokenizer are copied from --base. A sharded checkpoint
-is a folder; it is put together first.
+longlive/assets/tiny: text encoder, VAE and tokenizer are copied from --base. With --student the
+weights lie beside the many-step model of such a folder, which is made from --base if it is not
+there. A sharded checkpoint is a folder; it is put together first.
 """
 
 import argparse
@@ -29,7 +31,13 @@ from longlive.distillation.export import (
     save_official,
 )
 from longlive.errors import UserError
-from longlive.weights.embedded import CONFIG_FILE, embedded_folder, save_component
+from longlive.weights.embedded import (
+    CONFIG_FILE,
+    component_of,
+    embedded_folder,
+    read_config,
+    save_component,
+)
 from longlive.weights.state_dicts import read_checkpoint
 
 
@@ -68,6 +76,22 @@ def export_embedded(
     save_component(output, "dit", tensors, asdict(config_of(checkpoint, network)))
 
 
+def add_student(
+    checkpoint: dict[str, Any],
+    network: Network,
+    alpha: float | None,
+    base: Path,
+    output: Path,
+    student: str,
+) -> None:
+    read_config(base)
+    if not output.exists():
+        shutil.copytree(base, output)
+    tensors = merged(network_of(checkpoint, network, "the checkpoint"), alpha)
+    config = asdict(config_of(checkpoint, network))
+    save_component(output, component_of(student), tensors, config)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
@@ -76,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--network", choices=["auto", "student", "student_average", "critic"], default="auto"
     )
+    parser.add_argument("--student", help="name of a student beside the model in OUTPUT")
     parser.add_argument("--base", type=Path, default=embedded_folder())
     args = parser.parse_args(argv)
     try:
@@ -83,7 +108,9 @@ def main(argv: list[str] | None = None) -> int:
         network = chosen_network(checkpoint, args.network)
         alpha = checkpoint["lora"][1] if checkpoint.get("lora") else None
         source = str(args.checkpoint)
-        if args.layout == "embedded":
+        if args.student is not None:
+            add_student(checkpoint, network, alpha, args.base, args.output, args.student)
+        elif args.layout == "embedded":
             export_embedded(checkpoint, network, alpha, args.base, args.output)
         elif args.layout == "lora":
             networks = {"generator_lora": network_of(checkpoint, network, source)}

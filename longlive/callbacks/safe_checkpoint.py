@@ -110,7 +110,8 @@ class SafeCheckpoint(Checkpoint):
         log.info("told to stop: saved %s; go on with --ckpt_path", self.folder / LAST)
 
     def _others(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.ckpt"))
+        """All checkpoints, the newest last; an earlier run may have left one of a later step."""
+        return sorted(self.folder.glob("step-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
 
     def _point_at(self, path: Path) -> None:
         link = part_path(self.folder / LAST)

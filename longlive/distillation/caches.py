@@ -66,6 +66,9 @@ class TrainingLayerCache(LayerCache):
         finally:
             self.shared.is_replaying = False
 
+    # Compiled, the backward pass would compute what was seen again from the buffer, which later
+    # blocks have overwritten by then; no error tells.
+    @torch.compiler.disable
     def _see(
         self, name: str, buffer: Tensor, new_BLND: Tensor, slots_F: Tensor, read: Slots
     ) -> Tensor:

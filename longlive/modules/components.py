@@ -57,6 +57,7 @@ def build_components(
     lora: LoraMode,
     device: torch.device,
     dtype: torch.dtype,
+    student: str | None = None,
 ) -> Components:
     """Build and load every part on a device.
 
@@ -70,16 +71,25 @@ def build_components(
             reference.
         device: Where the weights go.
         dtype: Their type.
+        student: Name of a distilled student beside a model of the embedded layout; None for the
+            many-step model.
 
     Raises:
         UserError: If files are missing, damaged, or of another size.
     """
+    is_embedded = weights == "embedded" or (
+        weights != "synthetic" and embedded.is_embedded_folder(weights)
+    )
+    if student is not None and not is_embedded:
+        raise UserError(
+            f"{weights} weights have no students beside them: set model.student to null"
+        )
     if weights == "synthetic":
         parts = _synthetic(size, decoder, device, dtype)
-    elif weights == "embedded" or embedded.is_embedded_folder(weights):
+    elif is_embedded:
         if decoder != "wan":
             raise UserError(f"{weights} weights have no {decoder} decoder: set decoder to wan")
-        parts = _embedded(None if weights == "embedded" else weights, device, dtype)
+        parts = _embedded(None if weights == "embedded" else weights, student, device, dtype)
     else:
         parts = _released(weights, size, decoder, lora, device, dtype)
     if isinstance(parts.decoder, WanVAE):
@@ -89,14 +99,17 @@ def build_components(
     return parts
 
 
-def _embedded(folder: str | None, device: torch.device, dtype: torch.dtype) -> Components:
+def _embedded(
+    folder: str | None, student: str | None, device: torch.device, dtype: torch.dtype
+) -> Components:
+    source = folder or "the package's own small model of the shapes world"
     return Components(
-        dit=embedded.load_dit(folder).to(device, dtype),
+        dit=embedded.load_dit(folder, student).to(device, dtype),
         text_encoder=embedded.load_text_encoder(folder).to(device, dtype),
         tokenizer=embedded.load_tokenizer(folder),
         decoder=embedded.load_vae(folder).to(device, dtype),
         kind="embedded" if folder is None else "converted",
-        source=folder or "the package's own small model of the shapes world",
+        source=source if student is None else f"{source}, student {student}",
     )
 
 

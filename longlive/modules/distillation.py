@@ -83,7 +83,8 @@ class Distillation(pl.LightningModule):
         lora_rank: Train adapters of this rank beside frozen weights; None trains all weights.
         lora_alpha: Numerator of their scale; the rank by default.
         recomputes: Whether student and critic compute their layers again in the backward pass.
-        compiles_scores: Whether the layers of teacher and critic are compiled.
+        compiles_scores: Whether layers are compiled where a network sees a whole clip.
+        compiles_student: Whether the student's are compiled for its rollouts, too.
         teacher_dtype: Type of the frozen teacher's weights.
         attention: Backend of unmasked attention.
         max_steps: Training steps over which rates fall; those of the trainer by default.
@@ -116,6 +117,7 @@ class Distillation(pl.LightningModule):
         lora_alpha: float | None = None,
         recomputes: bool = False,
         compiles_scores: bool = False,
+        compiles_student: bool = False,
         teacher_dtype: Literal["float32", "bfloat16"] = "float32",
         attention: BackendName = "auto",
         max_steps: int | None = None,
@@ -135,6 +137,7 @@ class Distillation(pl.LightningModule):
             decisions=decisions_of(decisions),
             recomputes=recomputes,
             compiles_scores=compiles_scores,
+            compiles_student=compiles_student,
             attention=attention,
             seed=seed,
         ).check()
@@ -154,7 +157,7 @@ class Distillation(pl.LightningModule):
         # Frozen, so in no checkpoint: kept out of the registered modules.
         self._frozen: dict[str, Any] = {}
         self._stage: Stage | None = None
-        self._kept_video: dict[str, Any] | None = None
+        self._kept_rollouts: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
         """Build the networks, once, and spread them over the devices if the strategy does."""
@@ -267,8 +270,8 @@ class Distillation(pl.LightningModule):
     def training_step(self, batch: Any, batch_index: int = 0) -> None:
         """Update the student if it is its turn, then the critic."""
         stage, trainer = cast(Stage, self._stage), self.trainer
-        if self._time.start() and self._kept_video is not None:
-            stage.restore_video(self._kept_video)
+        if self._time.start() and self._kept_rollouts is not None:
+            stage.restore_rollouts(self._kept_rollouts)
         language = cast(Language, self._frozen["language"])
         whole = examples_of(batch, language, self.negative_prompt, self.device)
         examples = whole.split(self.plan.updates.micro_batches)
@@ -312,7 +315,7 @@ class Distillation(pl.LightningModule):
         return numbers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the weights do not say: sizes, time, and the video that is under way."""
+        """Keep what the weights do not say: sizes, time, and the rollouts under way."""
         sizes = {"student": self.student, "student_average": self.student, "critic": self.critic}
         checkpoint["sizes"] = {
             name: asdict(dit.config) for name, dit in sizes.items() if dit is not None
@@ -320,12 +323,12 @@ class Distillation(pl.LightningModule):
         checkpoint["seconds"] = self._time.seconds
         checkpoint["lora"] = self.lora
         if self.trainer.world_size == 1 and self._stage is not None:
-            checkpoint["video"] = self._stage.video_state()
+            checkpoint["rollouts"] = self._stage.rollouts_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         self._time.seconds_before = float(checkpoint["seconds"])
-        self._kept_video = checkpoint.get("video")
+        self._kept_rollouts = checkpoint.get("rollouts")
         if self.plan.streaming is not None and self.trainer.world_size > 1:
             log.warning("several processes: the video that was under way is begun anew")
 

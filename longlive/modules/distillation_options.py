@@ -120,6 +120,8 @@ class MatchingOptions:
             before it.
         per: Whether noise level and norm belong to a clip or to each block.
         critic_updates: Updates of the critic for each of the student.
+        shares_rollout: Whether the critic learns on the student's latest rollout, under noise of
+            its own, instead of rolling out anew in every training step.
         score_shift: Time shift of the tables of teacher and critic, with tabled score levels.
         lowest: Least timestep at which they look.
         highest: Greatest one.
@@ -131,6 +133,7 @@ class MatchingOptions:
     score_kind: ScoreKind = "bidirectional"
     per: Granularity = "clip"
     critic_updates: int = 5
+    shares_rollout: bool = False
     score_shift: float = 8.0
     lowest: float = 20.0
     highest: float = 980.0

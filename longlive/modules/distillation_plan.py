@@ -27,6 +27,8 @@ from longlive.modules.distillation_options import (
 from longlive.modules.distillation_stages import Stage
 from longlive.schedule import DenoisingSchedule
 
+_VARIANTS = 32
+
 
 class Networks(NamedTuple):
     """The networks of a stage, where they stay.
@@ -62,7 +64,8 @@ class Plan:
         updates: Learning rates and such.
         decisions: Named options.
         recomputes: Whether layers run again in the backward pass.
-        compiles_scores: Whether the layers of teacher and critic are compiled.
+        compiles_scores: Whether layers are compiled where a network sees a whole clip.
+        compiles_student: Whether the student's are compiled for its rollouts, too.
         attention: Backend of unmasked attention.
         seed: Of all that is drawn.
     """
@@ -77,6 +80,7 @@ class Plan:
     decisions: Decisions = field(default_factory=Decisions)
     recomputes: bool = False
     compiles_scores: bool = False
+    compiles_student: bool = False
     attention: BackendName = "auto"
     seed: int = 0
 
@@ -98,6 +102,11 @@ class Plan:
             )
         if self.objective == "consistency" and self.updates.average_decay is None:
             raise UserError("consistency needs targets: set updates.average_decay, 0.95 for one")
+        if self.compiles_student and self.recomputes:
+            raise UserError(
+                "layers that run again in the backward pass are not compiled: set compiles_student "
+                "or recomputes to false"
+            )
         return self
 
     def stage(self, networks: Networks, device: torch.device, dtype: torch.dtype) -> Stage:
@@ -108,6 +117,10 @@ class Plan:
             device: Of this process.
             dtype: Type the networks compute in.
         """
+        if self.compiles_student and self.objective == "matching":
+            # The rollout calls a layer with and without gradients, with every filling of the
+            # window; all but the first of these share code with variable lengths.
+            _compile(networks.student, dynamic=None)
         return Stage(
             student=networks.student,
             clip=self.clip,
@@ -123,6 +136,7 @@ class Plan:
             discriminator_weight=self.matching.discriminator_weight,
             vae=networks.vae,
             clock=PartClock(device),
+            shares_rollout=self.matching.shares_rollout,
         )
 
     @property
@@ -137,8 +151,7 @@ class Plan:
 
     def _score(self, dit: DiT) -> Score:
         if self.compiles_scores:
-            for layer in dit.layers:
-                layer.compile(dynamic=False)
+            _compile(dit, dynamic=False)
         return Score(
             dit,
             self.matching.score_kind,
@@ -168,6 +181,9 @@ class Plan:
             return None
         assert networks.teacher is not None
         assert networks.average is not None
+        if self.compiles_scores:
+            _compile(networks.student, dynamic=False)
+            _compile(networks.average, dynamic=False)
         return Consistency(
             student=networks.student,
             average=networks.average,
@@ -176,3 +192,12 @@ class Plan:
             schedule=DenoisingSchedule.uniform(self.consistency.steps, shift=self.clip.shift),
             options=self.consistency,
         )
+
+
+def _compile(dit: DiT, *, dynamic: bool | None) -> None:
+    """Compile the layers of a network that stays where it is."""
+    # Networks, types, shapes and gradients each have code of their own, all of one function.
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = max(limit, _VARIANTS)
+    for layer in dit.layers:
+        layer.compile(dynamic=dynamic)

@@ -4,7 +4,7 @@
 # prompt, E text width.
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -61,7 +61,9 @@ class Stage:
         discriminator_weight: Of its loss.
         vae: Makes the first latent of a chunk's clip.
         clock: Measures the parts.
+        shares_rollout: Whether the critic learns on the student's latest rollout.
         video: The long video under way.
+        shared: Latest rollout of each micro-batch, with the text it was made for.
     """
 
     student: DiT
@@ -78,13 +80,17 @@ class Stage:
     discriminator_weight: float
     vae: WanVAE | None
     clock: PartClock
+    shares_rollout: bool = False
     video: LongVideo | None = None
+    shared: dict[int, tuple[Chunk, Tensor]] = field(default_factory=dict)
 
     def student_loss(self, example: Example, slot: Slot) -> Tensor:
         """Distribution matching of what the student makes, gradients included."""
         assert self.matcher is not None
         with self.clock.part("student_rollout"):
             chunk, text = self._chunk(example, slot, "student", trains=True)
+        if self.shares_rollout:
+            self.shared[slot[1]] = chunk._replace(clip=chunk.clip.detach()), text
         with self.clock.part("student_scores"):
             draw = self._score_draw(chunk, slot, "student")
             seen = chunk.clip.detach()
@@ -98,8 +104,9 @@ class Stage:
     def critic_loss(self, example: Example, slot: Slot) -> Tensor:
         """Flow matching of the critic on what the student makes."""
         assert self.matcher is not None
+        kept = self.shared.get(slot[1]) if self.shares_rollout else None
         with self.clock.part("critic_rollout"), torch.no_grad():
-            chunk, text = self._chunk(example, slot, "critic", trains=False)
+            chunk, text = kept or self._chunk(example, slot, "critic", trains=False)
         draw = self._score_draw(chunk, slot, "critic")
         with self.clock.part("critic_forward"):
             loss, *_ = self.matcher.critic_loss(chunk.clip, text, draw, chunk.counts)
@@ -147,18 +154,26 @@ class Stage:
         )
         text = dit.text_keys_values(text_BME)
         cursor = PromptTimeline.single(FIRST).start()
-        blocks = stream_blocks(state, denoiser, noise, cursor, lambda _: text, NoHooks())
-        return torch.cat(list(blocks), 1)
+        # A few calls of many shapes are over before any of them is compiled.
+        with torch.compiler.set_stance("force_eager"):
+            blocks = stream_blocks(state, denoiser, noise, cursor, lambda _: text, NoHooks())
+            return torch.cat(list(blocks), 1)
 
-    def video_state(self) -> dict[str, Any] | None:
-        """State of the long video under way, for a checkpoint."""
-        return None if self.video is None else self.video.state_dict()
+    def rollouts_state(self) -> dict[str, Any]:
+        """The long video under way and the shared rollouts, for a checkpoint."""
+        video = None if self.video is None else self.video.state_dict()
+        shared = {place: (*chunk, text) for place, (chunk, text) in self.shared.items()}
+        return {"video": video, "shared": shared}
 
-    def restore_video(self, kept: dict[str, Any]) -> None:
-        """Go on with the long video of a checkpoint."""
-        texts = {name: text.to(self.device) for name, text in kept["texts"].items()}
-        self.video = self._new_video(texts, kept["switch"])
-        self.video.load_state_dict(kept)
+    def restore_rollouts(self, kept: dict[str, Any]) -> None:
+        """Go on with the rollouts of a checkpoint."""
+        if (video := kept["video"]) is not None:
+            texts = {name: text.to(self.device) for name, text in video["texts"].items()}
+            self.video = self._new_video(texts, video["switch"])
+            self.video.load_state_dict(video)
+        for place, (clip, counts, prompt, text) in kept["shared"].items():
+            counts = None if counts is None else counts.to(self.device)
+            self.shared[place] = Chunk(clip.to(self.device), counts, prompt), text.to(self.device)
 
     def _chunk(
         self, example: Example, slot: Slot, name: str, *, trains: bool

@@ -88,6 +88,10 @@ class LongLive(pl.LightningModule):
         first_denoising_steps: Steps of a video's first block, if a distilled student keeps more.
         updates_context: Whether clean keys are stored by a pass of their own; a student may have
             been distilled without it.
+        student: Name of a distilled student of the embedded model, ``4step`` for one; None for the
+            many-step model. Steps, sampler and guidance must be the student's
+            (``configs/student``).
+        recaches: Whether a prompt switch rebuilds the window under the new prompt.
 
     Raises:
         UserError: If the settings cannot work together.
@@ -117,6 +121,8 @@ class LongLive(pl.LightningModule):
         dtype: Literal["auto", "bfloat16", "float32"] = "auto",
         first_denoising_steps: list[int] | None = None,
         updates_context: bool = True,
+        student: str | None = None,
+        recaches: bool = True,
     ) -> None:
         # First, while the arguments are the only names: what builds the same model again.
         given = {name: value for name, value in locals().items() if name in _settings_of(LongLive)}
@@ -139,6 +145,7 @@ class LongLive(pl.LightningModule):
         self.decoder: DecoderName = decoder
         self.lora: LoraMode = lora
         self.dtype_name = dtype
+        self.student = student
         self.job: RolloutJob | None = None
         self.parts: Components | None = None
         self._weights_hash: str | None = None
@@ -164,6 +171,7 @@ class LongLive(pl.LightningModule):
             guidance=guidance,
             first_schedule=first_schedule,
             updates_context=updates_context,
+            recaches=recaches,
         ).check()
 
     def setup(self, stage: str) -> None:
@@ -206,6 +214,7 @@ class LongLive(pl.LightningModule):
             lora=self.lora,
             device=device,
             dtype=DTYPES[auto if self.dtype_name == "auto" else self.dtype_name],
+            student=self.student,
         )
         # Registered, so that optimisations find the layers and the trainer moves them.
         self.dit = self.parts.dit

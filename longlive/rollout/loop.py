@@ -167,13 +167,13 @@ def switch_prompt(
     text_of: TextKeysValuesOf,
     hooks: RolloutHooks,
 ) -> None:
-    """Make a prompt active, and rebuild the window under it if there is one."""
+    """Make a prompt active, and rebuild the window under it if there is one and it is wanted."""
     state.prompt = prompt
     state.mixture = only(prompt)
     hooks.call("on_text_encoding_start", state)
     state.cross_cache.store(text_of(prompt))
     hooks.call("on_prompt_switch", state)
-    if state.recent:
+    if state.recent and state.spec.recaches:
         recache(state, denoiser)
         hooks.call("on_recache_end", state)
 

@@ -52,6 +52,8 @@ class RolloutSpec:
             history to lean on, and a student of few steps may give it more.
         updates_context: Whether a block's clean keys are stored by a pass of their own. A student
             that was distilled without it keeps the keys of its last denoising step.
+        recaches: Whether a prompt switch rebuilds the window; without it the old prompt stays in
+            the stored keys and fades out with them.
         rehearses: Whether every kind of pass is run before the first block, so that none is slow
             the first time it is needed.
         is_shown: Whether blocks are decoded; of several processes that make one video, in one.
@@ -73,6 +75,7 @@ class RolloutSpec:
     recached_latent_frames: int | None = None
     first_schedule: DenoisingSchedule | None = None
     updates_context: bool = True
+    recaches: bool = True
     rehearses: bool = False
     is_shown: bool = True
 

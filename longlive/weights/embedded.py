@@ -2,7 +2,8 @@
 
 ``config.json`` (sizes and latent statistics), ``vae.safetensors``, ``dit.safetensors``,
 ``text_encoder.safetensors`` and ``tokenizer.json``. Matrices are stored in eight bits
-(:mod:`longlive.weights.compact`).
+(:mod:`longlive.weights.compact`). Distilled students of the transformer lie beside it, each under a
+name of its own: ``dit_4step.safetensors`` is the student ``4step``.
 """
 
 import json
@@ -64,11 +65,36 @@ def load_vae(folder: str | Path | None = None) -> WanVAE:
     return _load(vae, folder, "vae")
 
 
-def load_dit(folder: str | Path | None = None) -> DiT:
-    """Read the diffusion transformer."""
+def student_names(folder: str | Path | None = None) -> tuple[str, ...]:
+    """Names of the students in a folder."""
+    prefix = component_of("")
+    return tuple(
+        name.removeprefix(prefix) for name in read_config(folder) if name.startswith(prefix)
+    )
+
+
+def component_of(student: str | None) -> str:
+    """Name of a student's component; None is the many-step model itself."""
+    return "dit" if student is None else f"dit_{student}"
+
+
+def load_dit(folder: str | Path | None = None, student: str | None = None) -> DiT:
+    """Read the diffusion transformer, or a student of it.
+
+    Raises:
+        UserError: If there is no such student, or the folder is no folder of weights.
+    """
+    if student is not None and student not in (known := student_names(folder)):
+        where = _config_path(folder).parent
+        raise UserError(
+            f"no student {student!r} in {where}: "
+            + (f"choose one of {', '.join(known)}" if known else "train it with train/students.py")
+            + ", or set model.student to null for the many-step model"
+        )
+    name = component_of(student)
     with torch.device("meta"):
-        dit = DiT(_size(DiTConfig, folder, "dit"))
-    return _load(dit, folder, "dit")
+        dit = DiT(_size(DiTConfig, folder, name))
+    return _load(dit, folder, name)
 
 
 def load_text_encoder(folder: str | Path | None = None) -> UMT5Encoder:

@@ -65,6 +65,12 @@ def test_the_newest_checkpoints_stay_and_the_last_one_has_a_name_of_its_own(tmp_
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 7
 
 
+def test_a_shorter_run_in_the_same_folder_keeps_its_own_checkpoint(tmp_path):
+    train(7, SafeCheckpoint(tmp_path, keep=1))
+    train(3, SafeCheckpoint(tmp_path, keep=1))
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
 def test_a_run_goes_on_from_the_last_checkpoint(tmp_path):
     whole = train(6, SafeCheckpoint(tmp_path / "a"))
     train(3, SafeCheckpoint(tmp_path / "b"))

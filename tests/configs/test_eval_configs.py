@@ -44,7 +44,8 @@ def _in_the_checkout(monkeypatch):
 def test_there_is_a_config_for_every_question():
     names = {path.stem for path in CONFIGS}
     assert names == {
-        *("folder", "interactive", "long", "precision", "shapes", "tradeoff", "vbench")
+        *("folder", "interactive", "long", "precision", "shapes"),
+        *("students", "tradeoff", "vbench"),
     }
 
 
@@ -109,6 +110,32 @@ def test_an_interactive_video_holds_each_of_six_prompts_for_ten_seconds():
         for number, start in enumerate(starts):
             # A video is whole blocks, and a switch waits for the next of them.
             assert 0 <= start - 10 * number < 1
+
+
+def test_every_student_stands_beside_its_steps_without_distillation():
+    rows = {v.axes["model"]: v for v in module_of(EVAL / "students.yaml").variants}
+    settings = {name: row.recipe.settings for name, row in rows.items()}
+    assert next(iter(rows)) == "teacher"
+    overlays = {path.stem for path in (ROOT / "configs" / "student").glob("*.yaml")}
+    assert overlays <= rows.keys()
+    assert {given.get("student") for given in settings.values()} == {None, *overlays} - {"teacher"}
+    for name in overlays - {"teacher", "4step_long"}:
+        undistilled = settings[f"teacher in {name[0]}"]
+        assert undistilled == {**settings[name], "student": None}
+        assert len(settings[name]["denoising_steps"]) == int(name[0])
+        assert "no distillation" in rows[f"teacher in {name[0]}"].note
+
+
+def test_students_are_shown_as_they_were_trained():
+    stages = {"4step": "dmd", "4step_long": "long", **{f"{n}step": f"{n}step" for n in (3, 2, 1)}}
+    for name, stage in stages.items():
+        shown = yaml.safe_load((ROOT / "configs" / "student" / f"{name}.yaml").read_text())
+        shown = shown["model"]["init_args"]
+        clip = arguments(ROOT / "configs" / "distill" / f"tiny_{stage}.yaml", "model")["clip"]
+        base = arguments(ROOT / "configs" / "tiny.yaml", "model")
+        assert shown["denoising_steps"] == clip["denoising_steps"]
+        assert shown["positions"] == clip["positions"]
+        assert base["shift"] == clip["shift"]
 
 
 def test_the_tradeoff_spans_window_steps_and_precision():

@@ -1,6 +1,7 @@
 """The programs around distillation: pairs of a teacher, and weights out of a checkpoint."""
 
 import json
+from itertools import pairwise
 
 import export_student
 import make_ode_pairs
@@ -9,6 +10,7 @@ import torch
 from nano_distillation import fit, nano_folder
 
 from longlive.data.pair_shards import PairShards, shard_path
+from longlive.errors import UserError
 from longlive.modules.longlive import LongLive
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*")
@@ -86,6 +88,32 @@ def test_an_exported_student_makes_videos(lora_rank, weights, tmp_path):
     assert export_student.main([last, str(tmp_path / "student.pt")]) == 0
     code = export_student.main([last, str(tmp_path / "lora.pt"), "--layout", "lora"])
     assert code == (2 if lora_rank is None else 0)
+
+
+def test_students_of_two_runs_lie_beside_their_teacher_and_are_chosen_by_name(weights, tmp_path):
+    output = tmp_path / "all"
+    for name in ("4step", "2step"):
+        fit(tmp_path / name, weights, 3 if name == "4step" else 1)
+        last = str(tmp_path / name / "last.ckpt")
+        options = ["--student", name, "--base", str(weights)]
+        assert export_student.main([last, str(output), *options]) == 0
+    heads = []
+    for student in (None, "4step", "2step"):
+        model = LongLive(
+            weights=str(output),
+            student=student,
+            size="tiny",
+            height_px=32,
+            width_px=48,
+            latent_frames=3,
+        )
+        heads.append(model.prepare("cpu").dit.head.head.weight)
+        assert (student or "") in model.parts.source
+    assert not any(torch.equal(a, b) for a, b in pairwise(heads))
+    with pytest.raises(UserError, match="choose one of 4step, 2step"):
+        LongLive(weights=str(output), student="1step", seconds=1).prepare("cpu")
+    with pytest.raises(UserError, match="synthetic weights have no students"):
+        LongLive(weights="synthetic", size="tiny", student="1step", seconds=1).prepare("cpu")
 
 
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, capsys):

@@ -24,11 +24,14 @@ from nano_distillation import (
 )
 from nano_model import DIT
 
+from longlive.callbacks.optimization import compiler_missing
 from longlive.callbacks.safe_checkpoint import SafeCheckpoint
 from longlive.data.pair_shards import OdePairs, shard_path, write_shard
 from longlive.data.training_prompts import TrainingPrompts
 from longlive.distillation.decisions import Decisions
+from longlive.distillation.matching import Matcher
 from longlive.distillation.regression import ConsistencyOptions
+from longlive.distillation.self_forcing import StudentRollout
 from longlive.errors import UserError
 from longlive.models.dit import DiT
 from longlive.weights.embedded import save_component
@@ -70,6 +73,9 @@ def same(a: Any, b: Any) -> bool:
 def options_of(stage: str, pairs: Path) -> dict[str, Any]:
     if stage == "matching":
         return {}
+    if stage == "shared":
+        # The run is stopped between two updates of the student.
+        return {"matching": replace(MATCHING, shares_rollout=True)}
     if stage == "streaming":
         return {"streaming": STREAMING, "decisions": Decisions(), "lora_rank": 2}
     data = OdePairs(pairs, batch_size=2)
@@ -78,7 +84,7 @@ def options_of(stage: str, pairs: Path) -> dict[str, Any]:
     return {"objective": "consistency", "consistency": ConsistencyOptions(4, 2.0), "data": data}
 
 
-STAGES = ["matching", "streaming", "pairs", "consistency"]
+STAGES = ["matching", "shared", "streaming", "pairs", "consistency"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -89,14 +95,14 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(stage, weights, 
     resume = tmp_path / "half" / "last.ckpt"
     fit(tmp_path / "half", weights, 5, resume=resume, **options_of(stage, pairs))
     whole, resumed = saved(tmp_path / "whole"), saved(tmp_path / "half")
-    for part in ("state_dict", "optimizer_states", "sizes", "global_step", "video"):
+    for part in ("state_dict", "optimizer_states", "sizes", "global_step", "rollouts"):
         assert same(whole.get(part), resumed.get(part)), part
     changed = [
         name
         for name, value in saved(tmp_path / "whole")["state_dict"].items()
         if not torch.equal(value, initial(weights, stage, pairs)[name])
     ]
-    for network in ("student.", "student_average.", *(["critic."] * (stage in STAGES[:2]))):
+    for network in ("student.", "student_average.", *(["critic."] * (stage in STAGES[:3]))):
         assert any(name.startswith(network) for name in changed), network
 
 
@@ -134,6 +140,48 @@ def test_the_student_is_updated_every_few_steps_and_the_critic_always(weights, t
     pairs = list(zip(seen, seen[1:], strict=False))
     assert [torch.equal(a[0], b[0]) for a, b in pairs] == [True, False, True]
     assert not any(torch.equal(a[1], b[1]) for a, b in pairs)
+
+
+def test_a_shared_rollout_is_made_by_the_student_and_learned_by_the_critic(
+    weights, tmp_path, monkeypatch
+):
+    rolled, learned = [], []
+    roll, learn = StudentRollout.roll, Matcher.critic_loss
+
+    def watched_roll(self, *args, **options):
+        made = roll(self, *args, **options)
+        rolled.append(made.detach().clone())
+        return made
+
+    def watched_learn(self, clip, *args):
+        learned.append((clip.clone(), args[1].noise.clone()))
+        return learn(self, clip, *args)
+
+    monkeypatch.setattr(StudentRollout, "roll", watched_roll)
+    monkeypatch.setattr(Matcher, "critic_loss", watched_learn)
+    fit(tmp_path, weights, 4, matching=replace(MATCHING, shares_rollout=True))
+    assert len(rolled) == 2
+    for step, (clip, _) in enumerate(learned):
+        assert torch.equal(clip, rolled[step // 2])
+    # What is new to the critic each time is the noise.
+    assert not torch.equal(learned[0][1], learned[1][1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    compiler_missing(torch.device("cpu"), "inductor") is not None, reason="needs a C++ compiler"
+)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf.*")
+def test_compiled_layers_train_what_plain_ones_do(weights, tmp_path):
+    torch._dynamo.reset()
+    # Keys are read by blocks whose slots are overwritten before the backward pass.
+    clip = replace(CLIP, latent_frames=12, positions="relative", exits="last")
+    plain = fit(tmp_path / "a", weights, 1, clip=clip)
+    compiled = fit(tmp_path / "b", weights, 1, clip=clip, compiles_student=True)
+    for (name, a), (_, b) in zip(
+        plain.student.named_parameters(), compiled.student.named_parameters(), strict=True
+    ):
+        assert (a.grad - b.grad).norm() <= 1e-4 * a.grad.norm() + 1e-7, name
 
 
 def test_recomputation_changes_no_weight_but_by_rounding(weights, tmp_path):
@@ -298,6 +346,7 @@ def test_a_teacher_of_another_width_that_says_so_itself_trains(weights, tmp_path
         ({"streaming": replace(STREAMING, switch_latent_frames=(12,))}, "beyond the video"),
         ({"objective": "consistency", "updates": replace(UPDATES, average_decay=None)}, "average"),
         ({"clip": replace(CLIP, positions="relative"), "recomputes": True}, "recomputes"),
+        ({"compiles_student": True, "recomputes": True}, "compiles_student"),
         ({"decisions": "official"}, "default, reference"),
     ],
 )

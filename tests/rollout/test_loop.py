@@ -115,6 +115,18 @@ def test_a_recache_of_a_window_of_no_whole_blocks_starts_inside_a_block(switch, 
     torch.testing.assert_close(latents, slow_latents(asked, {0: "a", switch: "b"}), **EXACT)
 
 
+def test_without_a_recache_a_switch_changes_the_text_and_no_stored_key():
+    asked = spec(recaches=False)
+    kept, rebuilt = (Rollout(nano_dit(), some, switch_at(8)).latents() for some in (asked, spec()))
+    assert torch.equal(kept[:, :8], rebuilt[:, :8])
+    assert not torch.equal(kept[:, 8:], rebuilt[:, 8:])
+    # The same prompt once more is then no switch at all; a recache sees the window both ways.
+    again = PromptTimeline.switching(["a", "a"], [8])
+    assert torch.equal(
+        Rollout(nano_dit(), asked, again).latents(), Rollout(nano_dit(), asked).latents()
+    )
+
+
 def test_the_level_that_the_context_update_is_told_is_told_to_the_recache_too():
     asked = spec(context_sigma=0.125)
     latents = Rollout(nano_dit(), asked, switch_at(8)).latents()

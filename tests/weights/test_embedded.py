@@ -46,6 +46,24 @@ def test_components_share_one_config_file(tmp_path):
     assert config == {"a": {"x": 1}, "b": {"y": 2}}
 
 
+def test_a_student_lies_beside_the_model_and_an_unknown_one_is_a_user_error(tmp_path):
+    dit, student = DiT(CONFIG), DiT(CONFIG)
+    embedded.save_component(tmp_path, "dit", dit.state_dict(), asdict(CONFIG))
+    with pytest.raises(UserError, match=r"no student '4step' .*: train it .* to null"):
+        embedded.load_dit(tmp_path, "4step")
+    name = embedded.component_of("4step")
+    embedded.save_component(tmp_path, name, student.state_dict(), asdict(CONFIG))
+    assert embedded.student_names(tmp_path) == ("4step",)
+    for source, read in (
+        (dit, embedded.load_dit(tmp_path)),
+        (student, embedded.load_dit(tmp_path, "4step")),
+    ):
+        error = (read.patch_embedding.weight - source.patch_embedding.weight).abs().max()
+        assert error < 1e-2
+    with pytest.raises(UserError, match="choose one of 4step"):
+        embedded.load_dit(tmp_path, "2step")
+
+
 def test_a_folder_without_a_config_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"no config\.json"):
         embedded.load_dit(tmp_path)
@@ -54,8 +72,11 @@ def test_a_folder_without_a_config_is_a_user_error(tmp_path):
 def test_the_package_holds_a_whole_model_of_at_most_sixteen_megabytes():
     folder = embedded.embedded_folder()
     sizes = {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
-    assert sizes.keys() == {f"{name}.safetensors" for name in ("dit", "text_encoder", "vae")}
-    assert sum(sizes.values()) <= LARGEST_BYTES
+    students = {f"{embedded.component_of(name)}.safetensors" for name in embedded.student_names()}
+    model = {f"{name}.safetensors" for name in ("dit", "text_encoder", "vae")}
+    assert sizes.keys() == model | students
+    assert sum(sizes[name] for name in model) <= LARGEST_BYTES
+    assert sum(sizes[name] for name in students) <= LARGEST_BYTES
     dit, encoder = embedded.load_dit(), embedded.load_text_encoder()
     tokenizer = embedded.load_tokenizer()
     assert dit.config.text_width == encoder.config.width
