@@ -19,8 +19,8 @@ from typing import Literal
 import lightning.pytorch as pl
 import torch
 
-from longlive.callbacks.optimization import Optimization, SeenOnce, compiler_missing
-from longlive.models.layers import DiTLayer
+from longlive.callbacks.optimization import Optimization, SeenOnce, compiler_missing, parts_of
+from longlive.models.dit import DiT
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import WrapOrder
 from longlive.rollout.rehearsal import rehearsal_key
@@ -81,7 +81,7 @@ class CompileLayers(Optimization):
     def _compile(self, pl_module: pl.LightningModule, dynamic: bool | None) -> None:
         # Only torch's own backend has modes.
         mode = self.mode if self.backend == "inductor" else None
-        for module in pl_module.modules():
+        for layer in (layer for dit in parts_of(pl_module, DiT) for layer in dit.layers):
             # Compiling again would drop nothing, and wrap the wrapper.
-            if isinstance(module, DiTLayer) and module._compiled_call_impl is None:
-                module.compile(mode=mode, backend=self.backend, dynamic=dynamic)
+            if layer._compiled_call_impl is None:
+                layer.compile(mode=mode, backend=self.backend, dynamic=dynamic)

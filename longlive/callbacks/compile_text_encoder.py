@@ -5,8 +5,8 @@ from typing import Literal
 import lightning.pytorch as pl
 import torch
 
-from longlive.callbacks.optimization import Optimization, compiler_missing
-from longlive.models.text_encoder import UMT5Layer
+from longlive.callbacks.optimization import Optimization, compiler_missing, parts_of
+from longlive.models.text_encoder import UMT5Encoder, UMT5Layer
 from longlive.rollout.hooks import EncodeText, WrapOrder
 
 
@@ -39,7 +39,8 @@ class CompileTextEncoder(Optimization):
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, encode: EncodeText
     ) -> EncodeText:
         if self.is_usable(pl_module):
-            for module in pl_module.modules():
+            encoders = list(parts_of(pl_module, UMT5Encoder))
+            for module in (module for encoder in encoders for module in encoder.modules()):
                 if isinstance(module, UMT5Layer) and module._compiled_call_impl is None:
                     module.compile(backend=self.backend, dynamic=True)
         return encode

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from longlive.callbacks.graph_recorder import GraphRecorder, Recorder, Recording
-from longlive.callbacks.optimization import Optimization, device_of
+from longlive.callbacks.optimization import Optimization, device_of, parts_of
 from longlive.models.dit import DiT
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import MakeCaches, WrapOrder
@@ -260,5 +260,4 @@ class CaptureDenoiser(Optimization):
 
 
 def _weights(pl_module: pl.LightningModule) -> list[nn.Parameter]:
-    dits = (module for module in pl_module.modules() if isinstance(module, DiT))
-    return [weight for dit in dits for weight in dit.parameters()]
+    return [weight for dit in parts_of(pl_module, DiT) for weight in dit.parameters()]

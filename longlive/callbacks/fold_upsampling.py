@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longlive.callbacks.optimization import Optimization
+from longlive.callbacks.optimization import Optimization, parts_of
+from longlive.models.vae import WanVAE
 from longlive.models.vae_layers import Up2, Up3
 from longlive.rollout.decode import StreamingDecoder
 from longlive.rollout.hooks import WrapOrder
@@ -96,7 +97,8 @@ class FoldUpsampling(Optimization):
     def configure_decoder(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, decoder: StreamingDecoder
     ) -> StreamingDecoder:
-        for module in pl_module.modules():
+        vaes = list(parts_of(pl_module, WanVAE))
+        for module in (module for vae in vaes for module in vae.decoder.upsamples.children()):
             if isinstance(module, Up2 | Up3) and not isinstance(module.resample, FoldedUpsampling):
                 upsample, conv = module.resample
                 assert isinstance(conv, nn.Conv2d)

@@ -19,7 +19,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from longlive.callbacks.optimization import Optimization, SeenOnce, compiler_missing, device_of
+from longlive.callbacks.optimization import (
+    Optimization,
+    SeenOnce,
+    compiler_missing,
+    device_of,
+    parts_of,
+)
 from longlive.kernels.conv_input import HISTORY, Addends, conv_input, conv_input_and_sum
 from longlive.kernels.interleave import interleave_frames, interleave_phases
 from longlive.models.decoding_stream import DecodingStream
@@ -185,8 +191,8 @@ class FuseDecoder(Optimization):
     ) -> StreamingDecoder:
         if not isinstance(decoder, DecodingStream) or not self.is_usable(pl_module):
             return decoder
-        for vae in pl_module.modules():
-            if isinstance(vae, WanVAE) and decoder.step == vae.decode_step:
+        for vae in parts_of(pl_module, WanVAE):
+            if decoder.step == vae.decode_step:
                 use_channels_last(vae.decoder)
                 return DecodingStream(FusedStep(vae), decoder.state, decoder.to_frames)
         return decoder

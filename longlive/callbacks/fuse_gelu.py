@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longlive.callbacks.optimization import Optimization
-from longlive.models.layers import DiTLayer
+from longlive.callbacks.optimization import Optimization, parts_of
+from longlive.models.dit import DiT
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import WrapOrder
 
@@ -75,7 +75,7 @@ class FuseGELU(Optimization):
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, denoiser: Denoiser
     ) -> Denoiser:
         if self.is_usable(pl_module):
-            for module in pl_module.modules():
-                if isinstance(module, DiTLayer) and type(module.ffn) is nn.Sequential:
-                    module.ffn = FusedFeedForward(*module.ffn)
+            for layer in (layer for dit in parts_of(pl_module, DiT) for layer in dit.layers):
+                if type(layer.ffn) is nn.Sequential:
+                    layer.ffn = FusedFeedForward(*layer.ffn)
         return denoiser

@@ -19,8 +19,9 @@ from torch import Tensor
 from longlive.attention.core import LayerAttend, LayerWindow
 from longlive.attention.kv_cache import LayerCache
 from longlive.attention.rope import rotate
-from longlive.callbacks.optimization import Optimization
+from longlive.callbacks.optimization import Optimization, parts_of
 from longlive.kernels.rope_write import norm_rotate_write
+from longlive.models.dit import DiT
 from longlive.models.layers import SelfAttention, norm_and_attend
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import WrapOrder
@@ -85,7 +86,6 @@ class FuseLayers(Optimization):
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, denoiser: Denoiser
     ) -> Denoiser:
         if self.is_usable(pl_module):
-            for module in pl_module.modules():
-                if isinstance(module, SelfAttention):
-                    module.norm_and_attend = fused_norm_and_attend
+            for layer in (layer for dit in parts_of(pl_module, DiT) for layer in dit.layers):
+                layer.self_attn.norm_and_attend = fused_norm_and_attend
         return denoiser

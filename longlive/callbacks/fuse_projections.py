@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longlive.callbacks.optimization import Optimization, check_final
+from longlive.callbacks.optimization import Optimization, check_final, parts_of
 from longlive.errors import UserError
 from longlive.models.dit import DiT
 from longlive.models.layers import SelfAttention
@@ -86,28 +86,29 @@ class FuseProjections(Optimization):
     def configure_caches(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, make: MakeCaches
     ) -> MakeCaches:
-        for dit in _transformers(pl_module):
-            check_final(dit, "a product of stacked weights")
-            _check_plain(dit)
-            for layer in dit.layers:
-                attention = layer.self_attn
-                if not isinstance(attention, StackedSelfAttention):
-                    layer.self_attn = StackedSelfAttention(attention)
-                elif not attention.is_stacked:
-                    attention.stack()
+        for dit in parts_of(pl_module, DiT):
+            _stack(dit)
         return make
 
     def configure_denoiser(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, denoiser: Denoiser
     ) -> Denoiser:
         # Another optimization may have replaced them meanwhile, and would be passed by.
-        for dit in _transformers(pl_module):
+        for dit in parts_of(pl_module, DiT):
             _check_plain(dit)
         return denoiser
 
 
-def _transformers(pl_module: pl.LightningModule) -> list[DiT]:
-    return [module for module in pl_module.modules() if isinstance(module, DiT)]
+def _stack(dit: DiT) -> None:
+    if not all(isinstance(layer.self_attn, StackedSelfAttention) for layer in dit.layers):
+        check_final(dit, "a product of stacked weights")
+    _check_plain(dit)
+    for layer in dit.layers:
+        attention = layer.self_attn
+        if not isinstance(attention, StackedSelfAttention):
+            layer.self_attn = StackedSelfAttention(attention)
+        elif not attention.is_stacked:
+            attention.stack()
 
 
 def _check_plain(dit: DiT) -> None:

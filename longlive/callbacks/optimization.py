@@ -6,9 +6,12 @@ No optimization imports another. Each states its numerics in the first line of i
 
 import logging
 import weakref
+from collections.abc import Iterator
+from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
 
 from longlive.errors import UserError
 from longlive.models.dit import DiT
@@ -18,6 +21,8 @@ from longlive.rollout.hooks import RolloutCallback
 from longlive.weights.lora import LoRALinear
 
 log = logging.getLogger(__name__)
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class Optimization(RolloutCallback):
@@ -101,10 +106,25 @@ def check_final(dit: DiT, doing: str) -> None:
         )
 
 
+def parts_of(pl_module: pl.LightningModule, kind: type[Part]) -> Iterator[Part]:
+    """The components of a kind, such as transformers.
+
+    A component is a LightningModule and has no others inside, so it is not searched: a walk through
+    all layers takes milliseconds, and every optimization would add that to the first frame.
+    """
+    waiting: list[nn.Module] = [pl_module]
+    while waiting:
+        module = waiting.pop()
+        if isinstance(module, kind):
+            yield module
+        elif module is pl_module or not isinstance(module, pl.LightningModule):
+            waiting.extend(module.children())
+
+
 def decoder_of(pl_module: pl.LightningModule) -> pl.LightningModule:
     """The decoder's weights, which may be on a device of their own; all if there is no decoder."""
-    decoders = (one for one in pl_module.modules() if isinstance(one, WanVAE | TinyDecoder))
-    return next(decoders, pl_module)
+    decoders = [*parts_of(pl_module, WanVAE), *parts_of(pl_module, TinyDecoder)]
+    return decoders[0] if decoders else pl_module
 
 
 def compiler_missing(device: torch.device, backend: str) -> str | None:

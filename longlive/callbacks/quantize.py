@@ -19,7 +19,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from longlive.callbacks.optimization import Optimization, check_final
+from longlive.callbacks.optimization import Optimization, check_final, parts_of
 from longlive.callbacks.quantized_linear import MULTIPLE, Granularity, Kind, QuantizedLinear
 from longlive.errors import UserError
 from longlive.models.dit import DiT
@@ -79,7 +79,7 @@ class QuantizeLinears(Optimization):
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, make: MakeCaches
     ) -> MakeCaches:
         if self.is_usable(pl_module):
-            for dit in [module for module in pl_module.modules() if isinstance(module, DiT)]:
+            for dit in list(parts_of(pl_module, DiT)):
                 self._replace(dit)
         return make
 

@@ -19,7 +19,7 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from torch import Tensor
 
-from longlive.callbacks.optimization import device_of
+from longlive.callbacks.optimization import device_of, parts_of
 from longlive.callbacks.shared_prompts import SharedPrompts, control_group
 from longlive.callbacks.token_exchange import Exchange, ExchangedAttention, apportion
 from longlive.errors import UserError
@@ -142,4 +142,4 @@ def group_of(trainer: pl.Trainer | None) -> dist.ProcessGroup | None:
 
 
 def _dit_of(pl_module: pl.LightningModule) -> DiT:
-    return next(module for module in pl_module.modules() if isinstance(module, DiT))
+    return next(parts_of(pl_module, DiT))
