@@ -1,10 +1,10 @@
 """Measured time beside the work that was done in it and the floor that the ceilings leave."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from longlive.benchmark.breakdown import Profiled
-from longlive.benchmark.results import WorkRow
+from longlive.benchmark.results import Results, WorkRow
 from longlive.callbacks import module_regions as parts
 from longlive.errors import UserError
 from longlive.metrics.ceilings import Ceilings, product_floor_ms
@@ -93,6 +93,10 @@ def setup_of(model: LongLive) -> Setup | None:
     dtype = str(model.dit.dtype_of_weights).removeprefix("torch.")
     if window is None or dtype not in DTYPES or model.dit.config != dit_config(model.size):
         return None
+    return _setup(model, window, dtype)
+
+
+def _setup(model: LongLive, window: int, dtype: str) -> Setup:
     return Setup(
         size=model.size,
         height_px=model.height_px,
@@ -132,13 +136,33 @@ def work_rows(
         ceilings: Rates; None leaves the floors out.
     """
     setup = setup_of(model)
-    if setup is None:
-        return ()
+    return () if setup is None else tuple(_rows_of(setup, model, batch, times, ceilings))
+
+
+def _rows_of(
+    setup: Setup, model: LongLive, batch: int, times: Times, ceilings: Ceilings | None
+) -> Iterator[WorkRow]:
     passes = batch * (2 if model.spec.guidance != 1 else 1)
-    rows: list[WorkRow] = []
     for piece, work in _pieces(analyze(setup), passes, batch, is_wan=model.decoder == "wan"):
-        rows += _rows(piece, work, times, ceilings)
-    return tuple(rows)
+        yield from _rows(piece, work, times, ceilings)
+
+
+def with_floors(results: Results, model: LongLive, ceilings: Ceilings) -> tuple[WorkRow, ...]:
+    """The work of a benchmark with floors at other ceilings; what was measured stays.
+
+    Args:
+        results: Of the benchmark.
+        model: The one that it measured; needs no weights.
+        ceilings: Rates.
+    """
+    recipe = results.recipe
+    if not results.work or recipe.window_latent_frames is None:
+        return results.work
+    setup = _setup(model, recipe.window_latent_frames, recipe.dtype)
+    rows = _rows_of(setup, model, recipe.batch_size, Times({}, {}, None), ceilings)
+    floors = {(row.piece, row.work): row.floor_ms for row in rows}
+    known = (replace(row, floor_ms=floors.get((row.piece, row.work))) for row in results.work)
+    return tuple(known)
 
 
 def _pieces(
