@@ -1,20 +1,23 @@
 """Where the time goes, from two rollouts with instruments that the figures do not rest on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
 
 from longlive.benchmark.config import PROFILED_BLOCKS, BenchmarkConfig
 from longlive.benchmark.host_copy import HostCopy
+from longlive.benchmark.latents_only import LatentsOnly
 from longlive.benchmark.prompt_text import embed_for
 from longlive.benchmark.results import Breakdown, LayerRow, RegionRow
 from longlive.benchmark.samples import FIRST_STEADY_BLOCK
+from longlive.callbacks.module_regions import uncompiled
 from longlive.callbacks.profiler import LongLiveProfiler
 from longlive.metrics.region_statistics import RegionStats, statistics
 from longlive.metrics.regions import Sample
 from longlive.metrics.rollout_profile import LAYER, RolloutProfile
 from longlive.modules.longlive import LongLive
+from longlive.rollout.hooks import RolloutCallback, WrapOrder
 from longlive.rollout.prompts import PromptTimeline
 
 _BLOCK = "block"
@@ -28,11 +31,13 @@ class Profiled:
         regions: From the rollout with the profiler.
         layers: From the one with the detailed profiler.
         blocks: Blocks of each.
+        layers_without: Names of the callbacks that the detailed one left out.
     """
 
     regions: RolloutProfile
     layers: RolloutProfile
     blocks: int
+    layers_without: tuple[str, ...] = ()
 
     @property
     def breakdown(self) -> Breakdown:
@@ -44,6 +49,7 @@ class Profiled:
             regions=tuple(_region_row(row) for row in rows),
             layers=_layer_rows(self.layers),
             notes=tuple(notes),
+            layers_without=self.layers_without,
         )
 
     def outside_layers_ms(self, name: str) -> float | None:
@@ -60,6 +66,9 @@ class Profiled:
 def profile(model: LongLive, callbacks: Sequence[pl.Callback], config: BenchmarkConfig) -> Profiled:
     """Run the two rollouts: one divided into regions, and one into layers.
 
+    Layers can be timed where Python calls them, and not in what is compiled or captured. So the
+    detailed rollout is without that, and without decoding, which may share the device.
+
     Args:
         model: On its device, warm.
         callbacks: Optimizations.
@@ -72,22 +81,31 @@ def profile(model: LongLive, callbacks: Sequence[pl.Callback], config: Benchmark
         # In the middle of the steady blocks, so that there are some on both sides.
         switch = (FIRST_STEADY_BLOCK + blocks) // 2
         timeline = PromptTimeline.switching(config.prompts[:2], [switch * block])
-    profiles = []
-    for detailed in (False, True):
-        profiler = LongLiveProfiler(detailed=detailed, memory=not detailed)
-        watchers = (profiler, HostCopy(listener=profiler))
+
+    def run(profiler: LongLiveProfiler, others: Iterable[pl.Callback]) -> RolloutProfile:
         stream = model.stream(
             timeline,
             seed=config.seed,
             latent_frames=blocks * block,
-            callbacks=[*callbacks, *watchers],
+            callbacks=[*others, profiler],
             embed=embed_for(model, config.batch_size),
         )
         for _ in stream:
             pass
-        profiles.append(profiler.profile())
-    regions, layers = profiles
-    return Profiled(regions, layers, blocks)
+        return profiler.profile()
+
+    profiler = LongLiveProfiler()
+    regions = run(profiler, [*callbacks, HostCopy(listener=profiler)])
+    hidden = [one for one in callbacks if _hides_layers(one)]
+    with uncompiled(model):
+        shown = [one for one in callbacks if one not in hidden]
+        layers = run(LongLiveProfiler(detailed=True, memory=False), [*shown, LatentsOnly()])
+    return Profiled(regions, layers, blocks, tuple(type(one).__name__ for one in hidden))
+
+
+def _hides_layers(callback: pl.Callback) -> bool:
+    order = callback.wrap_order if isinstance(callback, RolloutCallback) else None
+    return order in (WrapOrder.COMPILE, WrapOrder.CAPTURE)
 
 
 def _counts(sample: Sample) -> bool:

@@ -11,6 +11,8 @@ Record = TypeVar("Record")
 def decode(kind: type[Record], value: object, where: str = "") -> Record:
     """Build a dataclass from what ``dataclasses.asdict`` and JSON made of it.
 
+    A field that has a default may be missing: it is younger than the file.
+
     Args:
         kind: A dataclass; its fields may be numbers, texts, booleans, None, unions of one of them
             with None, ``tuple[X, ...]``, ``dict[str, X]``, dataclasses, and ``Any``.
@@ -23,11 +25,20 @@ def decode(kind: type[Record], value: object, where: str = "") -> Record:
     if not isinstance(value, dict):
         raise ValueError(f"{where or 'the document'} is no object")
     hints = get_type_hints(kind)
-    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     at = f"{where}." if where else ""
-    for name in sorted(known ^ value.keys()):
-        raise ValueError(f"{at}{name} is {'missing' if name in known else 'unknown'}")
-    return kind(**{name: _value(hints[name], value[name], f"{at}{name}") for name in known})
+    for name in sorted(value.keys() - {field.name for field in fields}):
+        raise ValueError(f"{at}{name} is unknown")
+    for name in sorted({field.name for field in fields if _is_required(field)} - value.keys()):
+        raise ValueError(f"{at}{name} is missing")
+    return kind(
+        **{name: _value(hints[name], found, f"{at}{name}") for name, found in value.items()}
+    )
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

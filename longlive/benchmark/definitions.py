@@ -24,6 +24,7 @@ class Definition:
 
 
 _STEADY = "steady blocks: index 3 and later, none with a prompt switch; all plain rollouts"
+_ALONE = "latents-only rollouts instead where plain ones decode beside the transformer"
 
 DEFINITIONS = {
     "inter_frame_ms": Definition(
@@ -53,18 +54,22 @@ DEFINITIONS = {
         "fps",
         "higher",
         "frames of one video / summed time of denoising steps and context update, without VAE and "
-        f"copy; {_STEADY}. Value: of all samples together",
+        f"copy; {_STEADY}; {_ALONE}. Value: of all samples together",
         "steady",
     ),
     "diffusion_ms": Definition(
         "diffusion of a block",
         "ms",
         "lower",
-        f"denoising steps and context update of one block; {_STEADY}",
+        f"denoising steps and context update of one block; {_STEADY}; {_ALONE}",
         "steady",
     ),
     "decode_ms": Definition(
-        "VAE decode of a block", "ms", "lower", f"latents to frames; {_STEADY}", "steady"
+        "VAE decode of a block",
+        "ms",
+        "lower",
+        f"latents to frames, beside the transformer where the recipe decodes so; {_STEADY}",
+        "steady",
     ),
     "rollout_fps": Definition(
         "frames per second of a whole video",
@@ -204,7 +209,7 @@ DEFINITIONS = {
         "ms",
         "lower",
         "denoising steps and context update of a block / its latent frames; "
-        f"{_STEADY}. What many papers call latency per frame",
+        f"{_STEADY}; {_ALONE}. What many papers call latency per frame",
         "literature",
     ),
     "literature_diffusion_fps": Definition(
@@ -212,14 +217,16 @@ DEFINITIONS = {
         "fps",
         "higher",
         "all frames of a video / all time of its denoising steps and context updates, the cheaper "
-        "first blocks included: what papers print as FPS. Value: of all plain rollouts together",
+        f"first blocks included: what papers print as FPS; plain rollouts, {_ALONE}. Value: of all "
+        "of them together",
         "literature",
     ),
     "literature_first_block_latent_ms": Definition(
         "first latents",
         "ms",
         "lower",
-        "diffusion of block 0 / its latent frames, without text encoding and VAE",
+        "diffusion of block 0 / its latent frames, without text encoding and VAE; plain rollouts, "
+        f"{_ALONE}",
         "literature",
     ),
 }

@@ -13,6 +13,7 @@ from longlive.benchmark.samples import (
     ARRIVAL,
     CACHED,
     DECODE,
+    LATENTS,
     PLAIN,
     BlockSample,
     Memory,
@@ -22,6 +23,7 @@ from longlive.benchmark.samples import (
 Figures = dict[str, Figure]
 
 _NO_BLOCKS = "no steady block was measured"
+_NOT_ALONE = "no steady block was measured in which nothing was decoded beside the transformer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,19 @@ class _Rollouts:
     plain: list[RolloutSample]
     cached: list[RolloutSample]
     arrival: list[RolloutSample]
+    latents: list[RolloutSample]
 
     @property
     def steady(self) -> list[list[BlockSample]]:
         """Steady blocks of each plain rollout that has some."""
-        found = (latency.steady_blocks(rollout) for rollout in self.plain)
-        return [blocks for blocks in found if blocks]
+        return _steady_of(self.plain)
+
+    @property
+    def undisturbed(self) -> list[RolloutSample]:
+        """Rollouts in which the transformer has the device to itself."""
+        if self.latents or latency.decodes_beside(self.plain):
+            return self.latents
+        return self.plain
 
 
 def figures_of(rollouts: Sequence[RolloutSample], start_up: StartUp) -> Figures:
@@ -46,7 +55,7 @@ def figures_of(rollouts: Sequence[RolloutSample], start_up: StartUp) -> Figures:
         rollouts: Of all kinds; those that were cut short count with the blocks that they have.
         start_up: Loading and warming up.
     """
-    kinds = (PLAIN, CACHED, ARRIVAL)
+    kinds = (PLAIN, CACHED, ARRIVAL, LATENTS)
     grouped = _Rollouts(*([r for r in rollouts if r.kind == kind] for kind in kinds))
     found = {
         **_steady(grouped),
@@ -60,8 +69,13 @@ def figures_of(rollouts: Sequence[RolloutSample], start_up: StartUp) -> Figures:
     return {name: found[name] for name in DEFINITIONS}
 
 
+def _steady_of(rollouts: Sequence[RolloutSample]) -> list[list[BlockSample]]:
+    found = (latency.steady_blocks(rollout) for rollout in rollouts)
+    return [blocks for blocks in found if blocks]
+
+
 def _steady(rollouts: _Rollouts) -> Figures:
-    steady = rollouts.steady
+    steady, alone = rollouts.steady, _steady_of(rollouts.undisturbed)
     blocks = [block for one in steady for block in one]
     parts = latency.mean_parts([block.parts_ms for block in blocks]) if blocks else {}
     per_frame = [
@@ -74,10 +88,12 @@ def _steady(rollouts: _Rollouts) -> Figures:
             components=latency.mean_parts(per_frame) if per_frame else {},
         ),
         "block_period_ms": _spread("block_period_ms", map(_periods, steady), components=parts),
-        "diffusion_ms": _spread("diffusion_ms", ([b.diffusion_ms for b in one] for one in steady)),
+        "diffusion_ms": _spread(
+            "diffusion_ms", ([b.diffusion_ms for b in one] for one in alone), _NOT_ALONE
+        ),
         "decode_ms": _spread("decode_ms", ([b.parts_ms[DECODE] for b in one] for one in steady)),
         "fps": _rate("fps", steady, latency.fps),
-        "diffusion_fps": _rate("diffusion_fps", steady, latency.diffusion_fps),
+        "diffusion_fps": _rate("diffusion_fps", alone, latency.diffusion_fps, _NOT_ALONE),
         "rollout_fps": _single(
             "rollout_fps",
             latency.rollout_fps(rollouts.plain),
@@ -176,20 +192,24 @@ def _start_up(rollouts: _Rollouts, start_up: StartUp) -> Figures:
 
 
 def _literature(rollouts: _Rollouts) -> Figures:
-    steady = rollouts.steady
-    whole = [[*rollout.blocks] for rollout in rollouts.plain if rollout.blocks]
+    alone = rollouts.undisturbed
+    whole = [[*rollout.blocks] for rollout in alone if rollout.blocks]
     return {
         "literature_ms_per_latent_frame": _spread(
-            "literature_ms_per_latent_frame", map(latency.per_latent_frame_ms, steady)
+            "literature_ms_per_latent_frame", map(latency.per_latent_frame_ms, rollouts.steady)
         ),
         "literature_diffusion_ms_per_latent_frame": _spread(
             "literature_diffusion_ms_per_latent_frame",
-            map(latency.diffusion_per_latent_frame_ms, steady),
+            map(latency.diffusion_per_latent_frame_ms, _steady_of(alone)),
+            _NOT_ALONE,
         ),
-        "literature_diffusion_fps": _rate("literature_diffusion_fps", whole, latency.diffusion_fps),
+        "literature_diffusion_fps": _rate(
+            "literature_diffusion_fps", whole, latency.diffusion_fps, _NOT_ALONE
+        ),
         "literature_first_block_latent_ms": _spread(
             "literature_first_block_latent_ms",
-            (latency.first_latents_ms([rollout]) for rollout in rollouts.plain),
+            (latency.first_latents_ms([rollout]) for rollout in alone),
+            _NOT_ALONE,
         ),
     }
 
@@ -234,11 +254,12 @@ def _rate(
     name: str,
     iterations: Sequence[Sequence[BlockSample]],
     rate: Callable[[Sequence[BlockSample]], float],
+    reason: str = _NO_BLOCKS,
 ) -> Figure:
     """Frames over time: of all blocks together, and of each iteration."""
     every = [block for blocks in iterations for block in blocks]
     alone = [rate(blocks) for blocks in iterations]
-    return _single(name, rate(every) if every else None, _NO_BLOCKS, alone)
+    return _single(name, rate(every) if every else None, reason, alone)
 
 
 def _single(

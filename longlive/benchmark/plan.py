@@ -2,11 +2,12 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count, cycle, islice
 
 from longlive.benchmark.config import BLOCKS_PER_ARRIVAL, BenchmarkConfig
 from longlive.benchmark.rollouts import Arrival, Job
-from longlive.benchmark.samples import ARRIVAL, CACHED, FIRST_STEADY_BLOCK, PLAIN, WARM_UP
+from longlive.benchmark.samples import ARRIVAL, CACHED, FIRST_STEADY_BLOCK, LATENTS, PLAIN, WARM_UP
 from longlive.rollout.prompts import PromptTimeline
 
 
@@ -28,6 +29,12 @@ def cached_jobs(config: BenchmarkConfig, block_latent_frames: int) -> Iterator[J
     prompt = PromptTimeline.single(config.prompts[0])
     for index in range(config.benchmark_iterations):
         yield Job(CACHED, index, config.seed + index, prompt, block_latent_frames)
+
+
+def latents_jobs(config: BenchmarkConfig) -> Iterator[Job]:
+    """The plain rollouts again, for the time of the transformer alone."""
+    for job in plain_jobs(config):
+        yield replace(job, kind=LATENTS)
 
 
 def arrival_jobs(config: BenchmarkConfig, block_latent_frames: int) -> Iterator[Job]:

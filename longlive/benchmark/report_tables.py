@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from longlive.benchmark.budget import BUDGET_PARTS, budgets
+from longlive.benchmark.budget import BUDGET_PARTS, budgets, plain_rollouts
+from longlive.benchmark.latency import decodes_beside
 from longlive.benchmark.markdown import NOTHING, decimals, percent, show, table
 from longlive.benchmark.results import LayerRow, RegionRow, Results, WorkRow
 
@@ -43,6 +44,7 @@ def layer_section(results: Results) -> Iterator[str]:
         "Milliseconds per pass, summed over the layers, from a rollout with hooks in every layer. "
         "The hooks cost the host time: take shares from here, not totals."
     )
+    yield from _eager_run(results)
     yield ""
     kinds = list(dict.fromkeys(row.pass_kind for row in layers))
     by_place = {(row.pass_kind, row.part): row for row in layers}
@@ -77,6 +79,10 @@ def floor_section(results: Results) -> Iterator[str]:
         yield "No ceilings are known for this machine, so there are no floors."
     else:
         yield from _ceilings(results.ceilings)
+    yield ""
+    yield from _eager_run(results)
+    if decodes_beside(plain_rollouts(results)):
+        yield "The decoder ran beside the transformer: each piece had a part of the device."
     yield ""
     columns = (
         *("piece", "work", "TFLOP", "GB", "floor ms", "measured ms"),
@@ -122,6 +128,16 @@ def memory_section(results: Results) -> Iterator[str]:
             for row in rows
         ),
     )
+
+
+def _eager_run(results: Results) -> Iterator[str]:
+    """That the layers ran otherwise than in the recipe, if they did."""
+    if results.breakdown and results.breakdown.layers and results.breakdown.layers_without:
+        without = ", ".join(results.breakdown.layers_without)
+        yield (
+            f"**The layers were timed in a separate eager run**, without {without}: "
+            "shares, not times, carry over, and what compilation fuses stands apart."
+        )
 
 
 def _layer_ms(row: LayerRow) -> float:

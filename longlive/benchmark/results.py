@@ -121,12 +121,15 @@ class Breakdown:
         regions: From a rollout with the profiler: steady blocks, and what is outside of blocks.
         layers: From another one with the detailed profiler; empty where layers cannot be timed.
         notes: What the numbers do not show, a line each.
+        layers_without: Callbacks of the recipe that the detailed rollout left out, because layers
+            cannot be timed in what they compile or capture.
     """
 
     blocks: int
     regions: tuple[RegionRow, ...]
     layers: tuple[LayerRow, ...]
     notes: tuple[str, ...]
+    layers_without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

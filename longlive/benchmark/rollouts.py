@@ -10,9 +10,11 @@ from typing import cast
 import lightning.pytorch as pl
 import torch
 
+from longlive.benchmark.latents_only import LatentsOnly
 from longlive.benchmark.prompt_text import Embed, embed_for, forget_prompts
 from longlive.benchmark.samples import (
     ARRIVAL,
+    LATENTS,
     BlockSample,
     Memory,
     PromptChange,
@@ -123,6 +125,7 @@ class Runner:
         if remembered is None:
             forget_prompts((self.model, *self.callbacks))
         timer = BlockTimer(self.device)
+        alone = [LatentsOnly()] if job.kind == LATENTS else []
         self._asked = []
         self._wait_for_device()
         request_ns = timer.request()
@@ -131,7 +134,7 @@ class Runner:
                 job.prompts,
                 seed=job.seed,
                 latent_frames=job.latent_frames,
-                callbacks=[*self.callbacks, timer, timer.host_copy],
+                callbacks=[*self.callbacks, *alone, timer, timer.host_copy],
                 embed=remembered or embed_for(self.model, self.batch),
             )
             # Closed here, so that a rollout that is left early leaves nothing running.

@@ -35,7 +35,8 @@ WARM_UP = "warm-up"
 PLAIN = "plain"
 CACHED = "cached prompt"
 ARRIVAL = "random arrival"
-KINDS = (WARM_UP, PLAIN, CACHED, ARRIVAL)
+LATENTS = "latents only"
+KINDS = (WARM_UP, PLAIN, CACHED, ARRIVAL, LATENTS)
 """Values of ``RolloutSample.kind``.
 
 ``warm-up`` rollouts count nowhere but in the times of start-up. ``plain`` ones are free-running:
@@ -43,6 +44,8 @@ the host queues up to two blocks ahead, as when files are written; the first pro
 and planned switches act at block borders. ``cached prompt`` ones are one block long, with the text
 encoder's output at hand. In ``random arrival`` ones the prompt changes at random moments, and the
 host asks for a block only once it has the frames of the one before (as a live viewer would).
+``latents only`` ones are as ``plain``, and decode nothing; they are run where plain ones decode
+beside the transformer, so that its time is known without what it shares the device with.
 """
 
 FIRST_STEADY_BLOCK = 3
@@ -88,11 +91,11 @@ class BlockSample:
 
     Attributes:
         index: Its place in the video, from 0.
-        frames: Frames of one video in it: 9, then 12 (blocks of 3 latent frames).
+        frames: Frames of one video in it, decoded or not: 9, then 12 (blocks of 3 latent frames).
         latent_frames: Latent frames in it.
         start_ms: End of the block before it; of block 0 the end of the initialization.
         end_ms: Its own end. ``end_ms - start_ms`` is its period.
-        on_host_ms: When the host had all its frames.
+        on_host_ms: When the host had all its frames; its end if nothing is decoded.
         parts_ms: Time of each of ``PARTS``; they add up to the period.
         switches: Whether a new prompt became active just before it (not the first one).
         memory: At its end; None where the system does not tell.

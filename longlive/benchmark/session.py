@@ -16,8 +16,14 @@ from longlive.benchmark.breakdown import Profiled, profile
 from longlive.benchmark.config import BenchmarkConfig
 from longlive.benchmark.environment import commit_of_checkout, environment_of, gpu_state
 from longlive.benchmark.figures import figures_of
-from longlive.benchmark.latency import steady_blocks
-from longlive.benchmark.plan import arrival_jobs, cached_jobs, plain_jobs, warm_up_jobs
+from longlive.benchmark.latency import decodes_beside, steady_blocks
+from longlive.benchmark.plan import (
+    arrival_jobs,
+    cached_jobs,
+    latents_jobs,
+    plain_jobs,
+    warm_up_jobs,
+)
 from longlive.benchmark.prompt_text import Embed, RememberedText
 from longlive.benchmark.provenance import GpuState, Recipe, StartUp
 from longlive.benchmark.results import FORMAT, VERSION, Results, WorkRow
@@ -116,6 +122,9 @@ class Session:
         for job in plain_jobs(config):
             self._run(job, config.benchmark_iterations, checkpoint)
         self._states = (self._states[0], gpu_state(self.device))
+        if decodes_beside(self._plain):
+            for job in latents_jobs(config):
+                self._run(job, config.benchmark_iterations, checkpoint)
         remembered = RememberedText(self.model, config.batch_size)
         remembered(config.prompts[0])
         for job in cached_jobs(config, block):
@@ -197,6 +206,10 @@ class Session:
             )
         checkpoint()
 
+    @property
+    def _plain(self) -> list[RolloutSample]:
+        return [rollout for rollout in self.rollouts if rollout.kind == PLAIN]
+
     def _figure(self, name: str) -> float | None:
         return figures_of(self.rollouts, self._start_up)[name].value
 
@@ -238,6 +251,12 @@ class Session:
         if window is None or window > 4 * block:
             filled = "never" if window is None else f"from block {-(-window // block) - 1} on"
             yield f"steady figures begin at block 3, and the window is full {filled}"
+        if decodes_beside(self._plain):
+            yield (
+                "the decoder runs beside the transformer, and each has a part of the device: parts "
+                "of a block add up to more than it, by what this saves. The figures of diffusion "
+                "are from rollouts that decode nothing"
+            )
         if not self.config.sync_cuda:
             yield "sync_cuda is off: the device may have been busy when a rollout was requested"
 

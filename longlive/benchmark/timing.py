@@ -24,6 +24,7 @@ from longlive.benchmark.samples import (
     Memory,
     Piece,
 )
+from longlive.geometry import frames_of
 from longlive.metrics.clocks import MemoryReading, Stamp, clock_of, memory_gauge_of
 from longlive.rollout.hooks import RolloutCallback, WrapOrder
 from longlive.rollout.state import RolloutState
@@ -68,6 +69,12 @@ class _Block:
     latent_frames: int = 0
     switches: bool = False
     memory: MemoryReading | None = None
+
+    @property
+    def frames(self) -> int:
+        """Frames of one video in it, decoded or not."""
+        before = self.index * self.latent_frames
+        return frames_of(before + self.latent_frames) - frames_of(before)
 
 
 class BlockTimer(RolloutCallback):
@@ -128,7 +135,7 @@ class BlockTimer(RolloutCallback):
         samples: list[BlockSample] = []
         for block in self._blocks:
             shown_ms = list(islice(arrivals_ms, len(block.pieces)))
-            if "block ends" not in block.moments or not shown_ms:
+            if "block ends" not in block.moments or len(shown_ms) < len(block.pieces):
                 break
             samples.append(_sample(block, at_ms, start_ms, border_ms, shown_ms))
             start_ms, border_ms = samples[-1].end_ms, at_ms[block.moments["block ends"]]
@@ -218,22 +225,26 @@ def _sample(
         Piece(frames, at_ms[decoded] - clean_ms, at_ms[copied] - at_ms[decoded], on_host_ms)
         for (frames, decoded, copied), on_host_ms in zip(block.pieces, shown_ms, strict=True)
     )
-    last = pieces[-1]
     parts_ms = {
         part: moments[end] - moments[begin] if begin in moments and end in moments else 0.0
         for part, (begin, end) in _SPANS.items()
     }
-    parts_ms |= {DECODE: last.decode_ms, COPY: last.copy_ms}
-    end_ms = max(moments["block ends"], clean_ms + last.decode_ms + last.copy_ms)
+    end_ms = on_host_ms = moments["block ends"]
+    parts_ms |= dict.fromkeys((DECODE, COPY), 0.0)
+    if pieces:
+        last = pieces[-1]
+        parts_ms |= {DECODE: last.decode_ms, COPY: last.copy_ms}
+        end_ms = max(end_ms, clean_ms + last.decode_ms + last.copy_ms)
+        on_host_ms = last.on_host_ms
     parts_ms[OTHER] = end_ms - start_ms - sum(parts_ms.values())
     memory = block.memory
     return BlockSample(
         index=block.index,
-        frames=sum(piece.frames for piece in pieces),
+        frames=block.frames,
         latent_frames=block.latent_frames,
         start_ms=start_ms,
         end_ms=end_ms,
-        on_host_ms=last.on_host_ms,
+        on_host_ms=on_host_ms,
         parts_ms={part: parts_ms[part] for part in PARTS},
         switches=block.switches,
         memory=None if memory is None else Memory(*memory),

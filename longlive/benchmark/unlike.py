@@ -44,7 +44,8 @@ def differences(a: Results, b: Results) -> list[tuple[str, str, str]]:
         }
         for results in (a, b)
     ]
-    keys = dict.fromkeys([*flat[0], *flat[1]])
+    # Where the results went is no setting of the recipe.
+    keys = dict.fromkeys(key for key in (*flat[0], *flat[1]) if key != "output")
     return [
         (code(key), _said(flat[0], key), _said(flat[1], key))
         for key in keys

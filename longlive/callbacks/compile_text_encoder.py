@@ -1,5 +1,6 @@
 """torch.compile of the text encoder's layers, one region that all layers share."""
 
+import warnings
 from typing import Literal
 
 import lightning.pytorch as pl
@@ -39,6 +40,8 @@ class CompileTextEncoder(Optimization):
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, encode: EncodeText
     ) -> EncodeText:
         if self.is_usable(pl_module):
+            # How inductor lowers a softmax is nothing that a user can do anything about.
+            warnings.filterwarnings("ignore", message=r"\s*Online softmax is disabled")
             encoders = list(parts_of(pl_module, UMT5Encoder))
             for module in (module for encoder in encoders for module in encoder.modules()):
                 if isinstance(module, UMT5Layer) and module._compiled_call_impl is None:

@@ -15,7 +15,8 @@ includes the slicing of what is stored.
 # D head dim.
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -308,3 +309,16 @@ class _TimedLayerCache:
 def is_compiled(module: nn.Module) -> bool:
     """Whether ``module.compile()`` was called; there is no public way to ask."""
     return module._compiled_call_impl is not None
+
+
+@contextmanager
+def uncompiled(root: nn.Module) -> Iterator[None]:
+    """Run every module as it was before ``module.compile()``, so that hooks see what is inside."""
+    calls = {module: module._compiled_call_impl for module in root.modules() if is_compiled(module)}
+    for module in calls:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, call in calls.items():
+            module._compiled_call_impl = call

@@ -164,5 +164,5 @@ class RolloutRecording:
         reason = self._obstacle or "they are captured, or another denoiser runs them"
         return [
             f"the layers of {missed} of {self._passes} passes could not be timed: {reason}; "
-            "time them in an eager run"
+            "time them in an eager run, as longlive benchmark does"
         ]

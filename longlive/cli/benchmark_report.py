@@ -38,6 +38,8 @@ def run(args: list[str]) -> None:
 def add_floors(folder: Path, file: Path) -> None:
     """Put the floors at given ceilings into results; the model is made again by their command.
 
+    Figures are computed again from the samples, by the definitions of today.
+
     Args:
         folder: Of the results, which are written again.
         file: With the ceilings.
@@ -45,6 +47,7 @@ def add_floors(folder: Path, file: Path) -> None:
     Raises:
         UserError: If either cannot be read, or the command is not known.
     """
+    from longlive.benchmark.figures import figures_of
     from longlive.benchmark.results import Results
     from longlive.benchmark.work import check_ceilings, with_floors
     from longlive.cli.benchmark import read_command
@@ -57,4 +60,5 @@ def add_floors(folder: Path, file: Path) -> None:
     # Nothing is run, so the device of the results need not be there.
     words = [*shlex.split(results.recipe.command)[1:], "--trainer.accelerator=cpu"]
     work = with_floors(results, read_command(words).model, ceilings)
-    replace(results, work=work, ceilings=asdict(ceilings)).save(folder)
+    figures = figures_of(list(results.rollouts), results.start_up)
+    replace(results, figures=figures, work=work, ceilings=asdict(ceilings)).save(folder)

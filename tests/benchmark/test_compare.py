@@ -206,7 +206,7 @@ def test_more_iterations_are_no_reason_to_warn():
 def test_settings_that_differ_are_listed_with_both_values():
     other = replace(
         RECIPE,
-        settings={"model": {**RECIPE.settings["model"], "window": 9}},
+        settings={"model": {**RECIPE.settings["model"], "window": 9}, "output": "elsewhere"},
         callbacks=(),
     )
     text = comparison_text(results(), results(recipe=other))
@@ -214,3 +214,4 @@ def test_settings_that_differ_are_listed_with_both_values():
     assert "| `model.window` | not set | `9` |" in listed
     assert "| `callbacks` | `CompileDenoiser` | – |" in listed
     assert "denoising_steps" not in listed
+    assert "output" not in listed

@@ -16,6 +16,7 @@ from longlive.benchmark.samples import (
     CACHED,
     DECODE,
     DIFFUSION,
+    LATENTS,
     OTHER,
     RECACHE,
     TEXT,
@@ -194,6 +195,34 @@ def test_figures_are_those_of_the_samples(figures):
     # The median rollout takes 20 + 60 + 8 * 750 + 250 ms.
     assert values["compile_s"] == pytest.approx(16 - 6.33)
     assert values["wall_agreement"] == 1
+
+
+def test_diffusion_beside_a_decoder_is_no_figure_and_that_of_latents_only_rollouts_is():
+    # The decode of a block runs beside the passes of the next one, and both take longer.
+    shared = {**USUAL, DIFFUSION: 600.0, DECODE: 300.0, OTHER: -250.0}
+    plain = made_rollout()
+    blocks = tuple(made_block(b.index, b.start_ms, shared) for b in plain.blocks)
+    plain = replace(plain, blocks=blocks)
+    quiet = {DIFFUSION: 400.0, "context update": 100.0}
+    alone = replace(
+        plain,
+        kind=LATENTS,
+        blocks=tuple(made_block(b.index, 500.0 * b.index, quiet) for b in plain.blocks),
+    )
+    names = ("diffusion_fps", "diffusion_ms", "literature_diffusion_ms_per_latent_frame")
+    names += ("literature_diffusion_fps", "literature_first_block_latent_ms")
+    found = figures_of([plain], START_UP)
+    for name in names:
+        assert found[name].value is None
+        assert "decoded beside the transformer" in found[name].reason
+    assert found["fps"].value is not None
+    found = figures_of([plain, alone], START_UP)
+    assert found["diffusion_ms"].value == 500
+    assert found["diffusion_fps"].value == pytest.approx(24)
+    assert found["literature_diffusion_fps"].value == pytest.approx((9 + 7 * 12) / 4.0)
+    assert found["literature_first_block_latent_ms"].value == pytest.approx(400 / 3)
+    assert found["decode_ms"].value == 300
+    assert found["block_period_ms"].value == PERIOD_MS + 2
 
 
 def test_components_add_up_to_the_mean_of_their_figure(figures):

@@ -13,7 +13,7 @@ from longlive.benchmark.markdown import decimals, show
 from longlive.benchmark.plots import PLOTS
 from longlive.benchmark.report import report_text, write_report
 from longlive.benchmark.results import Results
-from longlive.benchmark.samples import CONTEXT, COPY, DECODE, DIFFUSION
+from longlive.benchmark.samples import CONTEXT, COPY, DECODE, DIFFUSION, OTHER
 from longlive.errors import UserError
 
 
@@ -155,6 +155,15 @@ def test_layers_are_summed_per_kind_of_pass():
     assert "take shares from here" in text
 
 
+def test_layers_that_were_timed_in_a_run_of_their_own_say_so_beside_their_tables():
+    made = results()
+    without = replace(made.breakdown, layers_without=("CompileLayers", "CaptureDenoiser"))
+    said = "timed in a separate eager run**, without CompileLayers, CaptureDenoiser: shares, not"
+    for title in ("Inside the layers", "Measured time over the floor"):
+        assert said in section(report_text(replace(made, breakdown=without)), title)
+        assert "eager run" not in section(report_text(made), title)
+
+
 def test_measured_time_stands_over_the_floor_where_both_are_known():
     text = section(report_text(results()), "Measured time over the floor")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| step, steady")]
@@ -202,6 +211,25 @@ def test_what_no_part_covers_counts_as_missing_and_the_difference_is_stated():
     )
     assert "**Not all add up**: the largest difference is -10.00 %" in text
     assert cells(text, "first frame, cold prompt, mean: block 0")[3:] == ["-10.00 %", "no"]
+
+
+def test_parts_that_run_side_by_side_may_be_longer_than_their_block_and_not_shorter():
+    def beside(block):
+        parts = {**block.parts_ms, OTHER: -0.3 * block.period_ms}
+        return replace(block, parts_ms=parts)
+
+    made = results()
+    figure = made.figures["inter_frame_ms"]
+    mean = figure.distribution.mean
+    longer = changed(made, "inter_frame_ms", components={DIFFUSION: 1.3 * mean, OTHER: -0.3 * mean})
+    row = f"inter-frame latency, mean: {DIFFUSION}"
+    text = section(report_text(with_blocks(longer, beside)), "Do the parts add up?")
+    assert cells(text, row)[3:] == ["+30.00 %", "side by side"]
+    text = section(report_text(longer), "Do the parts add up?")
+    assert cells(text, row)[3:] == ["+30.00 %", "no"]
+    shorter = changed(made, "inter_frame_ms", components={DIFFUSION: 0.9 * mean, OTHER: 0.1 * mean})
+    text = section(report_text(with_blocks(shorter, beside)), "Do the parts add up?")
+    assert cells(text, row)[3:] == ["-10.00 %", "no"]
 
 
 def test_an_outside_clock_that_disagrees_is_found_in_the_worst_rollout():

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from made_results import results as made_results
 
 from longlive.benchmark import run as run_module
 from longlive.benchmark.results import FILE_NAME, Results
@@ -169,6 +170,16 @@ def test_other_files_are_refused_in_one_line(tmp_path, content, said):
         Results.load(tmp_path)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_field_that_is_younger_than_the_file_has_its_default(tmp_path):
+    made = made_results()
+    made.save(tmp_path)
+    path = tmp_path / FILE_NAME
+    content = json.loads(path.read_text())
+    del content["breakdown"]["layers_without"]
+    path.write_text(json.dumps(content))
+    assert Results.load(tmp_path) == made
 
 
 def test_a_damaged_value_is_named(model, config, tmp_path):

@@ -8,6 +8,7 @@ from statistics import median
 import pytest
 import torch
 
+from longlive.benchmark import session as session_module
 from longlive.benchmark.config import BenchmarkConfig
 from longlive.benchmark.latency import first_frame, steady_blocks, switches_from_border
 from longlive.benchmark.plan import arrival_jobs
@@ -20,6 +21,7 @@ from longlive.benchmark.samples import (
     COPY,
     DECODE,
     DIFFUSION,
+    LATENTS,
     OTHER,
     PLAIN,
     RECACHE,
@@ -205,9 +207,9 @@ def test_a_sleep_in_the_decode_shows_in_the_rows_of_the_decode_and_nowhere_else(
     config = replace(short, arrival="none", warmup_iterations=0, benchmark_iterations=1)
     decoder = SlowDecoder()
     results = measured(model, config, decoder)
-    # One plain rollout, one of a block, and two with instruments.
+    # One plain rollout, one of a block, and one with the profiler; the detailed one has no decode.
     noted = decoder.decoded_ms
-    assert len(noted) == 8 + 1 + 8 + 8
+    assert len(noted) == 8 + 1 + 8
     assert min(decoder.slept_ms) >= SLEEP_MS
     (plain_one,) = (rollout for rollout in results.rollouts if rollout.kind == PLAIN)
     rows = [block.parts_ms[DECODE] for block in plain_one.blocks]
@@ -361,6 +363,24 @@ def test_a_session_runs_what_was_asked_for(model, short):
     parts = {row.part for row in results.breakdown.layers}
     assert {"attention", "FFN", "RoPE", "QKV projection"} <= parts
     assert any("200" in note for note in results.notes)
+
+
+def test_the_transformer_is_timed_alone_where_the_decoder_runs_beside_it(model, short, monkeypatch):
+    monkeypatch.setattr(session_module, "decodes_beside", lambda rollouts: True)
+    slow = SlowDecoder()
+    results = measured(model, replace(short, arrival="none", breakdown=False), slow)
+    kinds = [rollout.kind for rollout in results.rollouts]
+    assert kinds == [WARM_UP, PLAIN, PLAIN, LATENTS, LATENTS, CACHED, CACHED]
+    assert len(slow.slept_ms) == 3 * 8 + 2
+    for shown, alone in zip(results.rollouts[1:3], results.rollouts[3:5], strict=True):
+        assert alone.seed == shown.seed
+        assert [b.frames for b in alone.blocks] == [b.frames for b in shown.blocks]
+        for block in alone.blocks:
+            assert block.parts_ms[DECODE] == block.parts_ms[COPY] == 0
+            assert block.parts_ms[DIFFUSION] > 0
+            assert block.period_ms < SLEEP_MS
+            assert sum(block.parts_ms.values()) == pytest.approx(block.period_ms)
+    assert any("beside the transformer" in note for note in results.notes)
 
 
 def test_nothing_of_a_session_stays_behind(model, short):

@@ -528,6 +528,8 @@ def test_a_video_of_an_unknown_job_says_so(tmp_path, rollout):
 
 @pytest.mark.gpu
 def test_writing_does_not_make_the_host_wait_for_the_device(tmp_path, rollout):
+    pytest.importorskip("av")
+
     class Watched(FrameWriter):
         """Fails where a hook of a block synchronizes."""
 

@@ -248,7 +248,10 @@ class VirtualTime:
 
 
 @pytest.fixture(autouse=True)
-def _virtual_time(monkeypatch):
+def _virtual_time(request, monkeypatch):
+    if "gpu" in request.keywords:
+        # The device's events know nothing of it.
+        return
     virtual = VirtualTime()
     for module in (clocks, rollout_recording, sys.modules[__name__]):
         monkeypatch.setattr(module, "time", virtual)

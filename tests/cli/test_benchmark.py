@@ -78,13 +78,15 @@ def test_a_preset_measures_any_recipe_into_a_folder(nano_config, tmp_path, capsy
     assert [name.rpartition(".")[2] for name in recipe.left_out] == [
         "FrameWriter",
         "RolloutProgress",
+        "WatchProcesses",
     ]
     assert results.benchmark["warmup_iterations"] == 1
     assert results.environment.device == "cpu"
 
 
 def test_a_preset_alone_brings_its_base_and_one_after_a_base_does_not():
-    assert list(_base_of([f"--config={QUICK}"])) == [f"--config={QUICK.parent / '../tiny.yaml'}"]
+    quick = [Path(arg.partition("=")[2]).resolve() for arg in _base_of([f"--config={QUICK}"])]
+    assert quick == [CONFIGS / "tiny.yaml", CONFIGS / "steps" / "4.yaml"]
     standard = [Path(arg.partition("=")[2]).resolve() for arg in _base_of(["-c", str(STANDARD)])]
     assert standard == [CONFIGS / "base.yaml", CONFIGS / "weights" / "synthetic.yaml"]
     assert not list(_base_of(configs(CONFIGS / "tiny.yaml", STANDARD)))

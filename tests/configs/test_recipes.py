@@ -187,7 +187,7 @@ def test_a_benchmark_takes_a_recipe_by_name_on_the_base_of_its_preset(monkeypatc
     asked = read_command(command)
     assert asked.origin.command == " ".join(["longlive", *command])
     files = [Path(name).name for name in asked.origin.config_files]
-    assert files[:3] == ["tiny.yaml", "9.yaml", "4.yaml"]
+    assert files[:4] == ["tiny.yaml", "4.yaml", "9.yaml", "4.yaml"]
     assert files[-1] == "quick.yaml"
     assert asked.model.weights == "embedded"
     assert asked.model.spec.window_latent_frames == 9

@@ -1,5 +1,6 @@
 """FlashAttention 4: pure wheels, compiled just in time; the fastest bf16 attention on Hopper."""
 
+import warnings
 from collections.abc import Callable
 
 from torch import Tensor
@@ -19,6 +20,9 @@ def load() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         ImportError: If ``flash-attn-4`` is absent.
     """
     from flash_attn.cute import flash_attn_func
+
+    # Its compiler treats one argument as a constant, which it is, and says so for every kernel.
+    warnings.filterwarnings("ignore", message="Argument aux_data .*to a JitArgument")
 
     def flash4_attention(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
         if k_BSND.shape[1] < _FEWEST_KEYS:
