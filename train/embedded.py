@@ -55,9 +55,11 @@ def fit(
     return max(folder.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
 
 
-def data_of(clips: int | None) -> list[str]:
-    """As many clips, and openings in proportion."""
-    return [] if clips is None else [f"--data.clips={clips}", f"--data.openings={4 * clips}"]
+def data_of(clips: int | None, devices: int) -> list[str]:
+    """As many clips, and openings in proportion; a batch of them for each process at least."""
+    if clips is None:
+        return []
+    return [f"--data.clips={clips}", f"--data.openings={max(256 * devices, 6 * clips)}"]
 
 
 def main() -> None:
@@ -78,7 +80,7 @@ def main() -> None:
     checkpoint = fit("tiny_vae", runs / "vae", vae_minutes, args)
     run(export, "vae", checkpoint, args.output)
     run(*score, "--vae")
-    data = [f"--data.vae={args.output}", *data_of(args.clips)]
+    data = [f"--data.vae={args.output}", *data_of(args.clips, args.devices)]
     checkpoint = fit("tiny_dit", runs / "dit", dit_minutes, args, *data)
     run(export, "dit", checkpoint, args.output)
     run(*score, "--sheet", args.output.with_suffix(".png"))

@@ -4,7 +4,7 @@ What they mean is said in :mod:`longlive.benchmark.definitions`; these are the f
 are in ms.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from longlive.benchmark.distribution import median
@@ -14,7 +14,9 @@ from longlive.benchmark.samples import (
     DECODE,
     DIFFUSION,
     FIRST_STEADY_BLOCK,
+    LATENTS,
     OTHER,
+    PLAIN,
     RECACHE,
     TEXT,
     BlockSample,
@@ -45,6 +47,20 @@ def steady_blocks(rollout: RolloutSample) -> list[BlockSample]:
         for block in rollout.blocks
         if block.index >= FIRST_STEADY_BLOCK and not block.switches
     ]
+
+
+def decoding_notes(rollouts: Sequence[RolloutSample]) -> Iterator[str]:
+    """What to know about times that a decoder beside the transformer has a part in."""
+    if not decodes_beside([rollout for rollout in rollouts if rollout.kind == PLAIN]):
+        return
+    alone = any(rollout.kind == LATENTS for rollout in rollouts)
+    source = (
+        "are from rollouts that decode nothing" if alone else "are missing: none decoded nothing"
+    )
+    yield (
+        "the decoder runs beside the transformer, and each has a part of the device: parts of a "
+        f"block add up to more than it, by what this saves. The figures of diffusion {source}"
+    )
 
 
 def decodes_beside(rollouts: Iterable[RolloutSample]) -> bool:

@@ -16,7 +16,7 @@ from longlive.benchmark.breakdown import Profiled, profile
 from longlive.benchmark.config import BenchmarkConfig
 from longlive.benchmark.environment import commit_of_checkout, environment_of, gpu_state
 from longlive.benchmark.figures import figures_of
-from longlive.benchmark.latency import decodes_beside, steady_blocks
+from longlive.benchmark.latency import decodes_beside, decoding_notes, steady_blocks
 from longlive.benchmark.plan import (
     arrival_jobs,
     cached_jobs,
@@ -251,12 +251,7 @@ class Session:
         if window is None or window > 4 * block:
             filled = "never" if window is None else f"from block {-(-window // block) - 1} on"
             yield f"steady figures begin at block 3, and the window is full {filled}"
-        if decodes_beside(self._plain):
-            yield (
-                "the decoder runs beside the transformer, and each has a part of the device: parts "
-                "of a block add up to more than it, by what this saves. The figures of diffusion "
-                "are from rollouts that decode nothing"
-            )
+        yield from decoding_notes(rollouts)
         if not self.config.sync_cuda:
             yield "sync_cuda is off: the device may have been busy when a rollout was requested"
 

@@ -135,7 +135,8 @@ class PipelineDecoding(Optimization):
     Args:
         side_stream: Whether to decode in a stream of its own; without CUDA there is only one.
         first_alone: Whether the first latent frame is decoded and shown alone.
-        device: Where the decoder goes, ``cuda:1`` for one; by default it stays with the others.
+        device: Where the decoder goes, ``cuda:1`` for one; by default it stays with the others. It
+            stays there: a later rollout of this model needs this callback, too.
         required: Whether it is an error if there is no such device.
     """
 

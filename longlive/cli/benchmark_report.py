@@ -48,6 +48,7 @@ def add_floors(folder: Path, file: Path) -> None:
         UserError: If either cannot be read, or the command is not known.
     """
     from longlive.benchmark.figures import figures_of
+    from longlive.benchmark.latency import decoding_notes
     from longlive.benchmark.results import Results
     from longlive.benchmark.work import check_ceilings, with_floors
     from longlive.cli.benchmark import read_command
@@ -55,10 +56,15 @@ def add_floors(folder: Path, file: Path) -> None:
 
     results, ceilings = Results.load(folder), load_ceilings(file)
     check_ceilings(ceilings, results.recipe.dtype)
+    if not results.work:
+        raise UserError(f"{folder} has no breakdown to put floors beside: measure one with it")
     if not results.recipe.command:
         raise UserError(f"the results in {folder} do not say what was run: measure them again")
     # Nothing is run, so the device of the results need not be there.
     words = [*shlex.split(results.recipe.command)[1:], "--trainer.accelerator=cpu"]
     work = with_floors(results, read_command(words).model, ceilings)
     figures = figures_of(list(results.rollouts), results.start_up)
-    replace(results, figures=figures, work=work, ceilings=asdict(ceilings)).save(folder)
+    notes = dict.fromkeys([*results.notes, *decoding_notes(results.rollouts)])
+    replace(
+        results, figures=figures, work=work, notes=tuple(notes), ceilings=asdict(ceilings)
+    ).save(folder)

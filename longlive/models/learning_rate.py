@@ -30,6 +30,21 @@ class TrainingClock:
         self.progress = 0.0
         self._started: float | None = None
         self._seconds = 0.0
+        self._earlier_s = 0.0
+
+    @property
+    def has_end(self) -> bool:
+        """Whether there is a progress to speak of."""
+        return bool(self.max_steps or self.max_seconds)
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed training goes on from."""
+        return {"seconds": self._seconds, "progress": self.progress}
+
+    def load_state_dict(self, kept: dict[str, float]) -> None:
+        """Go on from where ``state_dict`` was called."""
+        self._earlier_s = self._seconds = kept["seconds"]
+        self.progress = kept["progress"]
 
     def advance(self, step: int) -> float:
         """Note that ``step`` steps are done, and return the progress.
@@ -52,7 +67,7 @@ class TrainingClock:
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         if several and step % _STEPS_A_READING:
             return
-        reading = [now - self._started]
+        reading = [self._earlier_s + now - self._started]
         if several:
             dist.broadcast_object_list(reading, src=0)
         self._seconds = reading[0]

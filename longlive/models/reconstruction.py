@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_DIFFERS = 0.05
-_AROUND = 5
+_DIFFERS = 0.05  # of [-1, 1]
+_AROUND_PX = 5
 
 
 class FramePair(NamedTuple):
@@ -30,8 +30,9 @@ class LossWeights:
     Attributes:
         squared: The mean squared error.
         kl: The KL divergence of the posterior from the standard normal, a mean over latent values.
-        objects: The same errors of the pixels in and around objects alone: an object is a twentieth
-            of the picture, and the outline that it is known by is less.
+        objects: The same errors once more, of the pixels in and around objects, summed over these
+            and divided by all pixels: an object is a twentieth of the picture, and the outline that
+            it is known by is less.
     """
 
     squared: float = 1.0
@@ -57,11 +58,11 @@ def around_objects(frames_BTCHW: Tensor) -> Tensor:
     """Return a mask ``[B, T, 1, H, W]`` of what is not background, and of the pixels around it.
 
     Args:
-        frames_BTCHW: Clips with backgrounds of one color, which covers most of a frame.
+        frames_BTCHW: Clips in [-1, 1] whose backgrounds have one color that covers most of a frame.
     """
     colors_BTC11 = frames_BTCHW.flatten(-2).median(-1).values[..., None, None]
     differs_BT1HW = (frames_BTCHW - colors_BTC11).abs().amax(2, keepdim=True) > _DIFFERS
-    grown = F.max_pool2d(differs_BT1HW.flatten(0, 1).float(), _AROUND, 1, _AROUND // 2)
+    grown = F.max_pool2d(differs_BT1HW.flatten(0, 1).float(), _AROUND_PX, 1, _AROUND_PX // 2)
     return grown.unflatten(0, differs_BT1HW.shape[:2])
 
 

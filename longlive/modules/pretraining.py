@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from longlive.data.shapes_data import ClipBatch, PretrainingBatch
+from longlive.data.shapes_data import ClipBatch
+from longlive.data.shapes_pretraining import PretrainingBatch
 from longlive.models.dit import DiT, TeacherForcingOptions
 from longlive.models.learning_rate import TrainingClock, adamw_with_schedule
 from longlive.models.sizes import DiTConfig
@@ -33,7 +34,8 @@ class TextToVideoPretraining(pl.LightningModule):
         teacher_forcing: How clips are cut and noised.
         unprompted_share: How often the prompt is left out, for classifier-free guidance
             (arXiv:2207.12598).
-        openings_share: How much of the training, at its start, sees first blocks only.
+        openings_share: How much of the training, at its start, sees first blocks only; nothing of
+            one without an end.
         learning_rate: Of AdamW.
         max_steps: Training steps after which it has fallen to zero; None keeps it up.
         max_seconds: The same in seconds of training.
@@ -62,12 +64,13 @@ class TextToVideoPretraining(pl.LightningModule):
 
     def on_train_start(self) -> None:
         # All processes begin with one seed, for the same weights; their noise is their own.
-        torch.manual_seed(torch.initial_seed() + self.global_rank)
+        if self.trainer.world_size > 1:
+            torch.manual_seed(torch.initial_seed() + self.global_rank + self.global_step)
 
     def training_step(self, batch: PretrainingBatch, batch_index: int = 0) -> Tensor:
         loss = self._loss(batch.openings)
         self.log("train/opening_loss", loss.detach())
-        if self.clock.progress >= self.openings_share:
+        if not self.clock.has_end or self.clock.progress >= self.openings_share:
             flow_loss = self._loss(batch.clips)
             self.log("train/flow_loss", flow_loss.detach(), prog_bar=True)
             loss = loss + flow_loss
@@ -92,8 +95,12 @@ class TextToVideoPretraining(pl.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.clock.load_state_dict(checkpoint["clock"])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sizes beside the weights, for the export."""
+        """Keep the sizes beside the weights, for the export, and the time."""
+        checkpoint["clock"] = self.clock.state_dict()
         checkpoint["sizes"] = {
             "dit": asdict(self.dit.config),
             "text_encoder": asdict(self.text_encoder.config),

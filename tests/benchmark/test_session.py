@@ -8,6 +8,7 @@ from statistics import median
 import pytest
 import torch
 
+from longlive.benchmark import latency as latency_module
 from longlive.benchmark import session as session_module
 from longlive.benchmark.config import BenchmarkConfig
 from longlive.benchmark.latency import first_frame, steady_blocks, switches_from_border
@@ -366,7 +367,8 @@ def test_a_session_runs_what_was_asked_for(model, short):
 
 
 def test_the_transformer_is_timed_alone_where_the_decoder_runs_beside_it(model, short, monkeypatch):
-    monkeypatch.setattr(session_module, "decodes_beside", lambda rollouts: True)
+    for module in (session_module, latency_module):
+        monkeypatch.setattr(module, "decodes_beside", lambda rollouts: True)
     slow = SlowDecoder()
     results = measured(model, replace(short, arrival="none", breakdown=False), slow)
     kinds = [rollout.kind for rollout in results.rollouts]

@@ -48,6 +48,22 @@ def test_the_end_that_comes_first_counts(monkeypatch):
     assert clock.advance(5) == pytest.approx(0.5)
 
 
+def test_a_resumed_training_goes_on_where_it_was(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("longlive.models.learning_rate.time.monotonic", lambda: now[0])
+    clock = TrainingClock(max_seconds=10)
+    clock.advance(1)
+    now[0] = 4.0
+    clock.advance(2)
+    resumed = TrainingClock(max_seconds=10)
+    resumed.load_state_dict(clock.state_dict())
+    assert resumed.progress == pytest.approx(0.4)
+    now[0] = 100.0
+    assert resumed.advance(3) == pytest.approx(0.4)
+    now[0] = 101.0
+    assert resumed.advance(4) == pytest.approx(0.5)
+
+
 def test_a_training_without_an_end_makes_no_progress():
     assert TrainingClock().advance(10**6) == 0
 

@@ -516,4 +516,4 @@ def test_objects_weigh_what_they_are_given():
         terms[objects] = vae.reconstruction_terms(FramePair(target, target))
     assert terms[0.0]["loss"] == terms[0.0]["pixel"] == terms[2.0]["pixel"]
     share = (terms[2.0]["loss"] - terms[2.0]["pixel"]) / terms[2.0]["pixel"]
-    assert 0 < share < 2 * 64 / 36
+    assert 0.1 < share < 1.9, "a part of the picture, not all of it"

@@ -4,7 +4,8 @@ import pytest
 import torch
 from nano import CONFIG
 
-from longlive.data.shapes_data import ClipBatch, PretrainingBatch
+from longlive.data.shapes_data import ClipBatch
+from longlive.data.shapes_pretraining import PretrainingBatch
 from longlive.models.dit import TeacherForcingOptions
 from longlive.models.sizes import DiTConfig
 from longlive.models.tokenizer import EOS_ID, PAD_ID
@@ -107,4 +108,10 @@ def test_first_blocks_alone_come_first_and_then_both():
     model.clock.advance(25)
     both = model.training_step(batch())
     assert both.item() == pytest.approx(sum(model.logged.values()))
+    assert set(model.logged) == {"train/opening_loss", "train/flow_loss"}
+
+
+def test_a_training_without_an_end_learns_from_both():
+    model = module()
+    model.training_step(batch())
     assert set(model.logged) == {"train/opening_loss", "train/flow_loss"}
