@@ -28,6 +28,7 @@ PIECES = [[1, 1, 1, 1, 1], [3, 3], [1, 2, 3], [2, 1, 3], [4, 1]]
 def vae_of(config: VAEConfig, dtype: torch.dtype = torch.float64, device: str = "cpu") -> WanVAE:
     vae = WanVAE(config).eval().requires_grad_(False)
     fill_synthetic(vae, dtype=dtype, device=torch.device(device))
+    vae.to(device)
     # Zero is where a bias that is forgotten or added twice does not show.
     for name, weights in vae.named_parameters():
         if name.endswith("bias"):
