@@ -73,13 +73,10 @@ VARIANTS: dict[str, Callbacks] = {
 
 def vae_of(options: argparse.Namespace, variant: str) -> WanVAE:
     """A VAE of random weights, always the same, laid out as the variant wants it."""
-    torch.manual_seed(0)
     with torch.device("meta"):
         vae = WanVAE(options.size)
     fill_synthetic(vae, dtype=options.dtype, device=options.device)
     vae.eval().requires_grad_(False)
-    # Its statistics are on the CPU, wherever it was built.
-    vae.to(options.device)
     if variant != "eager":
         use_channels_last(vae)
     return vae
