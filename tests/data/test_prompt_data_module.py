@@ -81,7 +81,8 @@ def test_each_video_has_its_own_seed_whatever_rank_makes_it(tmp_path):
     data.setup("predict")
     found = {}
     for rank in range(2):
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        shares = {"num_replicas": 2, "rank": rank}
+        data.trainer = SimpleNamespace(strategy=SimpleNamespace(distributed_sampler_kwargs=shares))
         share = data.predict_dataloader()
         assert len(share) == len(list(share)) == (3, 2)[rank]
         found.update({script.index: (script.prompts[0], script.seed) for script in share})

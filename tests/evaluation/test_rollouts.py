@@ -211,9 +211,13 @@ def test_two_processes_of_lightning_end_with_the_table_of_one(configure, tmp_pat
     assert len(records_in(tmp_path / "two")) == 6
 
 
+def strategy_of(rank: int, ranks: int) -> SimpleNamespace:
+    return SimpleNamespace(distributed_sampler_kwargs={"rank": rank, "num_replicas": ranks})
+
+
 def test_a_rank_without_videos_still_takes_part(prompts):
     data = EvaluationPrompts(prompts, limit=1)
-    data.trainer = SimpleNamespace(global_rank=1, world_size=2, lightning_module=None)
+    data.trainer = SimpleNamespace(strategy=strategy_of(1, 2), lightning_module=None)
     data.setup("test")
     assert list(data.test_dataloader()) == [None]
 
@@ -271,7 +275,7 @@ def test_ranks_share_the_prompts_and_keep_a_video_with_its_reference(prompts):
     def keys(rank, ranks):
         data = EvaluationPrompts(prompts, seeds=[0, 7])
         data.trainer = SimpleNamespace(
-            global_rank=rank, world_size=ranks, lightning_module=SimpleNamespace(variant_count=3)
+            strategy=strategy_of(rank, ranks), lightning_module=SimpleNamespace(variant_count=3)
         )
         data.setup("test")
         return [(task.variant, *task.scripts) for task in data.test_dataloader()]
