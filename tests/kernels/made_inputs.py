@@ -15,7 +15,12 @@ from torch import Tensor
 from longlive.kernels.conv_input import plain_conv_input
 from longlive.kernels.interleave import plain_interleave_frames, plain_interleave_phases
 
-ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+# That of the operations in float32, and of one rounding to fewer bits.
+ROUNDING = {
+    torch.float32: 5e-6,
+    torch.bfloat16: 5e-6 + 2**-8,
+    torch.float16: 5e-6 + 2**-11,
+}
 CHANNELS = (1, 6, 96)
 FLAGS = ("residual", "bias", "history", "gamma", "keeps_sum")
 ALL: list[dict[str, bool]] = [
@@ -135,4 +140,6 @@ def kernels() -> dict[str, Callable[..., Any]]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
+    # The interpreter does not round to bfloat16, it cuts off.
+    ROUNDING[torch.bfloat16] *= 2
     assert check(kernels(), "cpu") > 50
