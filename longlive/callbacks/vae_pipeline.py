@@ -15,6 +15,7 @@ was queued before, and the transformer's would wait for the decoder.
 
 # Shape suffixes: B batch, F latent frames, T frames, C channels, H W rows and columns.
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -152,6 +153,8 @@ class PipelineDecoding(Optimization):
         super().__init__(required)
         if device is not None and not side_stream:
             raise UserError("a decoder on another device has a stream there: leave side_stream out")
+        if device is not None and not re.fullmatch(r"cuda(:\d+)?", device):
+            raise UserError(f"there is no device {device!r}: write cuda:1 for the second GPU")
         self.side_stream = side_stream
         self.first_alone = first_alone
         self.device = device

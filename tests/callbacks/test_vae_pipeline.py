@@ -170,3 +170,8 @@ def test_on_a_second_gpu_every_frame_is_the_serial_one_captured_too(folder):
         torch.cuda.synchronize(1)
         whole = torch.cat(expected, 1).cpu()
         torch.testing.assert_close(torch.cat(shown.frames, 1).cpu(), whole, rtol=0, atol=1e-3)
+
+
+def test_a_misspelled_device_is_named():
+    with pytest.raises(UserError, match="no device 'gpu1': write cuda:1"):
+        PipelineDecoding(device="gpu1")
