@@ -4,6 +4,7 @@
     python tools/export_embedded.py dit runs/tiny_dit/last.ckpt longlive/assets/tiny
 
 The VAE's latent statistics are measured here, over training clips, and stored in ``config.json``.
+After training the decoder alone, ``--keep-statistics`` leaves those that the transformer knows.
 """
 
 import argparse
@@ -16,14 +17,20 @@ from torch import Tensor
 
 from longlive.data.shapes_data import draw_clip, encode_clips, shapes_tokenizer
 from longlive.models.vae import WanVAE
-from longlive.models.vae_networks import SIZES
-from longlive.weights.embedded import save_component
+from longlive.models.vae_networks import SIZES, VAEConfig
+from longlive.weights.embedded import read_config, save_component
 
 # Channels the VAE hardly uses are not blown up to unit variance: their noise would be learned too.
 SMALLEST_STD = 0.2
 
 
-def export_vae(weights: dict[str, Tensor], output: Path, clips: int) -> None:
+def export_vae(weights: dict[str, Tensor], output: Path, clips: int | None) -> None:
+    known = read_config(output)["vae"] if clips is None else asdict(measured_config(weights, clips))
+    print(save_component(output, "vae", weights, known))
+
+
+def measured_config(weights: dict[str, Tensor], clips: int) -> VAEConfig:
+    """The tiny VAE with the statistics of its latents over training clips."""
     vae = WanVAE("tiny")
     vae.load_state_dict(weights)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -31,12 +38,11 @@ def export_vae(weights: dict[str, Tensor], output: Path, clips: int) -> None:
     latents = encode_clips(vae, chosen, 21, 96, device, batch_size=8).float()
     mean, std = latents.mean((0, 1, 3, 4)), latents.std((0, 1, 3, 4))
     print("latent std:", [round(value, 3) for value in std.tolist()])
-    config = replace(
+    return replace(
         SIZES["tiny"],
         latent_mean=tuple(round(value, 5) for value in mean.tolist()),
         latent_std=tuple(round(max(value, SMALLEST_STD), 5) for value in std.tolist()),
     )
-    print(save_component(output, "vae", weights, asdict(config)))
 
 
 def export_dit(
@@ -55,11 +61,14 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--clips", type=int, default=128, help="clips the statistics are over")
+    parser.add_argument(
+        "--keep-statistics", action="store_true", help="of latents, from the folder's config.json"
+    )
     args = parser.parse_args()
     checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
     weights = checkpoint["state_dict"]
     if args.component == "vae":
-        export_vae(weights, args.output, args.clips)
+        export_vae(weights, args.output, None if args.keep_statistics else args.clips)
     else:
         export_dit(weights, checkpoint["sizes"], args.output)
     return 0

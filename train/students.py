@@ -1,7 +1,7 @@
 """The few-step students of the embedded model: train, export and score them, on all GPUs there are.
 
     python train/students.py --minutes 3                       # one after another, on one GPU
-    python train/students.py --minutes 3 --parallel            # all that can run at once do
+    python train/students.py --minutes 3 --at-once 4           # four at a time, on all GPUs
     python train/students.py --minutes 2 --only 4step 2step --teacher runs/embedded/weights
 
 Every command is printed before it runs, so each can be repeated alone; what it says is in a file. A
@@ -44,7 +44,7 @@ class Machine:
 
     Attributes:
         output: Folder of all results.
-        devices: GPUs that nobody uses; a number for ``CUDA_VISIBLE_DEVICES``, None for a CPU.
+        devices: Places for a job: numbers for ``CUDA_VISIBLE_DEVICES``, None for a CPU.
         exports: Held while the folder of weights is written.
     """
 
@@ -155,7 +155,9 @@ def export_and_score(
         failed = machine.run(name, None, export, checkpoint, weights, "--student", name, *base)
     if failed or not options.prompts:
         return
-    steps = yaml.safe_load((ROOT / "configs" / "student" / f"{name}.yaml").read_text())
+    # The initialization is judged by the steps that the first student takes.
+    steps_of = "4step" if name == "init" else name
+    steps = yaml.safe_load((ROOT / "configs" / "student" / f"{steps_of}.yaml").read_text())
     failed = machine.run(
         *(name, device, ROOT / "tools" / "evaluate_embedded.py", "--folder", weights),
         *("--student", name, "--prompts", str(options.prompts), "--denoising"),
@@ -226,7 +228,9 @@ def main() -> None:
         default="4step",
         help="what students of fewer steps start from",
     )
-    parser.add_argument("--parallel", action="store_true", help="one student on each GPU")
+    parser.add_argument(
+        "--at-once", type=int, default=1, metavar="N", help="students in training, over all GPUs"
+    )
     parser.add_argument("--batch", type=int, help="videos of a training step")
     parser.add_argument("--clips", type=int, help="true clips of the initialization")
     parser.add_argument("--precision", default="bf16-mixed")
@@ -236,12 +240,15 @@ def main() -> None:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="more options of every training"
     )
     args = parser.parse_args()
+    if args.at_once < 1:
+        parser.error("--at-once starts at 1")
     machine, weights = Machine(args.output), args.output / "weights"
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     count = torch.cuda.device_count()
     free = [str(i) for i in range(count)] if gpus == [""] else gpus[:count]
-    for device in free if args.parallel and free else free[:1] or [None]:
-        machine.devices.put(device)
+    for place in range(args.at_once):
+        # Small networks wait for the host most of the time: several fit on one GPU.
+        machine.devices.put(free[place % len(free)] if free else None)
     options = Options(
         args.teacher,
         args.minutes,
@@ -258,7 +265,7 @@ def main() -> None:
         if not (args.output / start / "last.ckpt").exists():
             start = "teacher"
         with machine.device() as device:
-            if train(machine, device, name, start, options) and name != "init":
+            if train(machine, device, name, start, options):
                 export_and_score(machine, device, name, weights, options)
 
     # What others start from comes first, by itself.

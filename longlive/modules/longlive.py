@@ -25,7 +25,7 @@ from longlive.rollout.hooks import CallbackHooks
 from longlive.rollout.job import RolloutJob
 from longlive.rollout.noise import SeededNoise, SeedOf
 from longlive.rollout.prompts import Prompts, PromptTimeline
-from longlive.rollout.rehearsal import rehearse, rehearse_decoding
+from longlive.rollout.rehearsal import rehearse, rehearse_decoding, release_unused
 from longlive.rollout.state import RolloutSpec, RolloutState, SamplerName, allocate_caches
 from longlive.rollout.stream import RolloutStream
 from longlive.rollout.transitions import Mixture, only
@@ -282,6 +282,7 @@ class LongLive(pl.LightningModule):
             rehearse(state, denoiser, nothing)
             if spec.is_shown:
                 rehearse_decoding(hooks.configure_decoder(parts.decoder.open_stream()), nothing)
+            release_unused(device)
         return RolloutStream(
             state=state,
             denoiser=denoiser,

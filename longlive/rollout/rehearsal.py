@@ -155,6 +155,16 @@ def rehearse_decoding(decoder: StreamingDecoder, like_BFCHW: Tensor) -> None:
         decode_and_show(decoder, torch.zeros_like(like_BFCHW), lambda frames: None)()
 
 
+def release_unused(device: torch.device) -> None:
+    """Give back what the allocator took for the rehearsal and holds for nobody.
+
+    Compilers time their candidates there, and what runs before a capture lives outside the graphs'
+    pool: neither is asked for again.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def rehearsal_key(spec: RolloutSpec) -> tuple[object, ...]:
     """Equal for rollouts that make the same kinds of passes on the same kind of buffers."""
     longest = spec.slots + 2 * spec.geometry.block_latent_frames
