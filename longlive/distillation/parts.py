@@ -14,6 +14,8 @@ _GIB = 1 << 30
 class PartClock:
     """Measures named parts of a step; read it where the host has waited for the device anyway.
 
+    A part may lie inside another one, whose time and peak then hold its own.
+
     Attributes:
         device: Where the work is done. On a GPU times are those of its events.
     """
@@ -21,26 +23,43 @@ class PartClock:
     device: torch.device
     _marks: dict[str, tuple[object, object]] = field(default_factory=dict)
     _peaks_gib: dict[str, float] = field(default_factory=dict)
+    _open: list[str] = field(default_factory=list)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Measure what is done in the context; the last part of a name counts."""
-        on_gpu = self.device.type == "cuda"
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(self.device)
+        self._note_peak()
+        self._open.append(name)
+        self._peaks_gib.pop(name, None)
         start = self._mark()
-        yield
+        try:
+            yield
+        finally:
+            self._note_peak()
+            self._open.remove(name)
         self._marks[name] = (start, self._mark())
-        if on_gpu:
-            self._peaks_gib[name] = torch.cuda.max_memory_allocated(self.device) / _GIB
 
     def read(self) -> dict[str, float]:
-        """Seconds and peak memory of every part since the last reading; the work must be done."""
+        """Seconds and peak memory of every part since the last reading; the work must be done.
+
+        On a GPU also the memory that is allocated now, between the parts.
+        """
         numbers = {f"time/{name}_s": _seconds(*marks) for name, marks in self._marks.items()}
         numbers |= {f"memory/{name}_gib": peak for name, peak in self._peaks_gib.items()}
+        if self.device.type == "cuda":
+            numbers["memory/resident_gib"] = torch.cuda.memory_allocated(self.device) / _GIB
         self._marks.clear()
         self._peaks_gib.clear()
         return numbers
+
+    def _note_peak(self) -> None:
+        """Begin to look for another peak; the last one counts for all parts that are under way."""
+        if self.device.type != "cuda":
+            return
+        peak_gib = torch.cuda.max_memory_allocated(self.device) / _GIB
+        for name in self._open:
+            self._peaks_gib[name] = max(self._peaks_gib.get(name, 0.0), peak_gib)
+        torch.cuda.reset_peak_memory_stats(self.device)
 
     def _mark(self) -> object:
         if self.device.type != "cuda":
