@@ -17,6 +17,7 @@ from torch import Tensor
 
 from longlive.attention.masks import BlockCausal
 from longlive.distillation.losses import guided, pseudo_huber_loss, regression_loss
+from longlive.distillation.parts import PartClock
 from longlive.distillation.scores import Score, masked_attend
 from longlive.models.dit import DiT, TextKeysValues
 from longlive.schedule import (
@@ -138,6 +139,7 @@ class Consistency:
         causal: How the student sees a clip.
         schedule: Noise levels of the ODE.
         options: Guidance and loss.
+        clock: Measures the parts.
     """
 
     student: DiT
@@ -146,6 +148,7 @@ class Consistency:
     causal: CausalPass
     schedule: DenoisingSchedule
     options: ConsistencyOptions
+    clock: PartClock
 
     def loss(
         self,
@@ -175,10 +178,13 @@ class Consistency:
             clean_BFCHW.shape, generator=generator, device=device, dtype=clean_BFCHW.dtype
         )
         noisy = add_noise(clean_BFCHW, noise, sigma_BF)
-        target = self._target(noisy, clean_BFCHW, sigma_BF, next_sigma_BF, text_BME, negative_BME)
-        text = self.student.text_keys_values(text_BME)
-        x0 = self.causal.x0(self.student, noisy, clean_BFCHW, sigma_BF, text)
-        return pseudo_huber_loss(x0, target, c=self.options.huber)
+        texts = text_BME, negative_BME
+        with self.clock.part("target"):
+            target = self._target(noisy, clean_BFCHW, sigma_BF, next_sigma_BF, *texts)
+        with self.clock.part("student_forward"):
+            text = self.student.text_keys_values(text_BME)
+            x0 = self.causal.x0(self.student, noisy, clean_BFCHW, sigma_BF, text)
+            return pseudo_huber_loss(x0, target, c=self.options.huber)
 
     @torch.no_grad()
     def _target(

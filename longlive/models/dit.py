@@ -10,6 +10,7 @@ Wan (arXiv:2503.20314), a DiT (arXiv:2212.09748) with cross-attention to the tex
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import lightning.pytorch as pl
@@ -234,7 +235,11 @@ class DiT(pl.LightningModule):
         return velocity
 
     def flow_matching_loss(
-        self, latents_BFCHW: Tensor, text: TextKeysValues, starts_B: Tensor
+        self,
+        latents_BFCHW: Tensor,
+        text: TextKeysValues,
+        starts_B: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Teacher-forced flow-matching loss: each noisy block sees the clean ones before it.
 
@@ -246,22 +251,25 @@ class DiT(pl.LightningModule):
             text: Keys and values of their prompts.
             starts_B: First latent frame of each clip that counts, see :class:`LatentBatch`. The
                 history before it is seen under the new prompt, as after a recache.
+            generator: Draws noise and its levels; the default one of the device if None.
 
         Returns:
             Mean squared error of the velocity, a scalar.
         """
         options, device = self.teacher_forcing, latents_BFCHW.device
         clips, frames = latents_BFCHW.shape[:2]
-        u = torch.rand(clips, frames // options.block, device=device)
+        draw: dict[str, Any] = {"generator": generator, "device": device}
+        u = torch.rand(clips, frames // options.block, **draw)
         sigma_BF = shift_sigma(u, options.shift).repeat_interleave(options.block, 1)
-        noise = torch.randn_like(latents_BFCHW)
+        draw_noise = partial(torch.randn, latents_BFCHW.shape, dtype=latents_BFCHW.dtype, **draw)
+        noise = draw_noise()
         noisy = add_noise(latents_BFCHW, noise, sigma_BF)
         if frames == options.block:
             # No block comes before or after: nothing is masked, and no history is seen.
             velocity = self.bidirectional(noisy, TRAIN_STEPS * sigma_BF[:, 0], text, "sdpa")
             return (velocity.float() - (noise - latents_BFCHW).float()).square().mean()
-        history_sigma = options.history_noise * torch.rand(clips, device=device)
-        history = add_noise(latents_BFCHW, torch.randn_like(latents_BFCHW), history_sigma)
+        history_sigma = options.history_noise * torch.rand(clips, **draw)
+        history = add_noise(latents_BFCHW, draw_noise(), history_sigma)
         rule = BlockCausal(
             frames, options.block, options.window, options.sink, teacher_forcing=True
         )

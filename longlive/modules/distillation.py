@@ -24,7 +24,6 @@ from longlive.distillation.discriminator import Discriminator
 from longlive.distillation.regression import ConsistencyOptions, ContextKind
 from longlive.distillation.sharding import data_parallel_mesh, shard
 from longlive.distillation.streaming import StreamingOptions
-from longlive.errors import UserError
 from longlive.models.dit import DiT
 from longlive.modules.distillation_examples import Example, examples_of
 from longlive.modules.distillation_networks import (
@@ -46,6 +45,7 @@ from longlive.modules.distillation_stages import Stage, initialization_loss
 from longlive.modules.distillation_updates import (
     LossOf,
     TrainingTime,
+    check_trainer,
     set_rates,
     trained,
     update,
@@ -55,7 +55,6 @@ from longlive.weights.lora import add_lora
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-PRECISIONS = ("bf16-mixed", "32-true")
 
 
 class Distillation(pl.LightningModule):
@@ -163,19 +162,9 @@ class Distillation(pl.LightningModule):
         """Build the networks, once, and spread them over the devices if the strategy does."""
         if self.student is not None:
             return
-        precision = str(self.trainer.precision)
-        if precision not in PRECISIONS:
-            raise UserError(
-                f"distillation keeps its weights in float32: set trainer.precision to one of "
-                f"{', '.join(PRECISIONS)}, not {precision}"
-            )
         strategy = self.trainer.strategy
         is_sharded = isinstance(strategy, pl.strategies.ModelParallelStrategy)
-        if self.trainer.world_size > 1 and not is_sharded:
-            raise UserError(
-                f"distillation does not run on {type(strategy).__name__}: set trainer.strategy to "
-                "lightning.pytorch.strategies.ModelParallelStrategy"
-            )
+        check_trainer(self.trainer, is_sharded=is_sharded)
         # Sharding moves each device's part there; the whole may not fit.
         device = torch.device("cpu") if is_sharded else strategy.root_device
         self._build(device, strategy.root_device)
@@ -202,7 +191,7 @@ class Distillation(pl.LightningModule):
         language_dtype = torch.bfloat16 if is_large else torch.float32
         language = build_language(self.weights, self.sizes["student"], root_device, language_dtype)
         networks = {"student": self._transformer("student", device)}
-        if self.plan.objective != "pairs":
+        if self.plan.objective in ("matching", "consistency"):
             teacher = self._transformer("teacher", device, self.teacher_dtype)
             networks["teacher"] = self._frozen["teacher"] = teacher.requires_grad_(False)
         if self.plan.objective == "matching":
@@ -272,22 +261,27 @@ class Distillation(pl.LightningModule):
         stage, trainer = cast(Stage, self._stage), self.trainer
         if self._time.start() and self._kept_rollouts is not None:
             stage.restore_rollouts(self._kept_rollouts)
-        language = cast(Language, self._frozen["language"])
-        whole = examples_of(batch, language, self.negative_prompt, self.device)
-        examples = whole.split(self.plan.updates.micro_batches)
-        progress, step = self._time.progress(trainer), trainer.global_step
-        set_rates(self._optimizers, self.plan.updates, step, progress)
-        numbers = {"train/progress": progress}
-        if self.critic is None:
-            numbers |= self._update("student", initialization_loss(stage), examples)
-        else:
-            if step % self.plan.matching.critic_updates == 0:
-                numbers |= self._update("student", stage.student_loss, examples)
-            numbers |= self._update("critic", stage.critic_loss, examples)
-        numbers |= stage.clock.read()
+        progress = self._time.progress(trainer)
+        set_rates(self._optimizers, self.plan.updates, trainer.global_step, progress)
+        with stage.clock.part("iteration"):
+            with stage.clock.part("text"):
+                language = cast(Language, self._frozen["language"])
+                whole = examples_of(batch, language, self.negative_prompt, self.device)
+            numbers = self._updates(whole.split(self.plan.updates.micro_batches))
+        numbers |= {"train/progress": progress, **stage.clock.read()}
         self.log_dict(numbers, batch_size=whole.batch)
         if self._time.max_seconds and progress >= 1:
             trainer.should_stop = True
+
+    def _updates(self, examples: list[Example]) -> dict[str, float]:
+        stage, step = cast(Stage, self._stage), self.trainer.global_step
+        if self.critic is None:
+            loss_of = initialization_loss(stage, self.plan.objective)
+            return self._update("student", loss_of, examples)
+        numbers = {}
+        if step % self.plan.matching.critic_updates == 0:
+            numbers = self._update("student", stage.student_loss, examples)
+        return numbers | self._update("critic", stage.critic_loss, examples)
 
     @property
     def _optimizers(self) -> list[LightningOptimizer]:
@@ -297,13 +291,14 @@ class Distillation(pl.LightningModule):
     def _update(self, name: str, loss_of: LossOf, examples: list[Example]) -> dict[str, float]:
         step, optimizers = self.trainer.global_step, self._optimizers
         optimizer = optimizers[0 if name == "student" else 1]
+        clock = cast(Stage, self._stage).clock
         numbers = update(
             self,
             name,
             optimizer,
             loss_of,
             examples,
-            cast(Stage, self._stage).clock,
+            clock,
             gradient_clip=self.plan.updates.gradient_clip,
             is_counted=optimizer is optimizers[-1],
         )
@@ -311,7 +306,8 @@ class Distillation(pl.LightningModule):
             every = self.plan.matching.critic_updates if self.critic is not None else 1
             is_started = step // every >= self.plan.updates.average_start
             decay = cast(float, self.plan.updates.average_decay) if is_started else 0.0
-            update_average(self.student_average, cast(DiT, self.student), decay)
+            with clock.part("student_average"):
+                update_average(self.student_average, cast(DiT, self.student), decay)
         return numbers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -28,6 +28,8 @@ class Example:
         latents: True clips ``[B, F, C, H, W]``, if the data have them.
         states: States of the teacher's ODE ``[B, S, F, C, H, W]``, likewise.
         sigmas: Their noise levels ``[S]``.
+        starts: First latent frame of each true clip that follows its prompt ``[B]``; None if all
+            clips do from their start.
     """
 
     text: Tensor
@@ -36,6 +38,7 @@ class Example:
     latents: Tensor | None = None
     states: Tensor | None = None
     sigmas: Tensor | None = None
+    starts: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -100,7 +103,8 @@ def examples_of(
         return Example(text, negative.expand_as(text), text, states[:, -1], states, sigmas)
     if isinstance(batch, ClipBatch):
         text = language.encode(batch.ids, batch.mask)
-        return Example(text, negative.expand_as(text), text, batch.latents.float())
+        negatives, latents = negative.expand_as(text), batch.latents.float()
+        return Example(text, negatives, text, latents, starts=batch.starts)
     raise UserError(
         f"distillation cannot learn from a {type(batch).__name__}: use prompts, stored pairs or "
         "clips, see docs/distillation.md"

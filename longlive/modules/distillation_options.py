@@ -10,13 +10,15 @@ from longlive.distillation.scores import ScoreKind
 from longlive.distillation.streaming import StreamingOptions
 from longlive.errors import UserError
 from longlive.geometry import Geometry
+from longlive.models.dit import TeacherForcingOptions
 from longlive.models.sizes import DiTConfig
 from longlive.rollout.state import RolloutSpec
 from longlive.schedule import DenoisingSchedule
 
-Objective = Literal["matching", "pairs", "consistency"]
-"""``matching``: the student's own rollouts against teacher and critic (DMD). ``pairs``: regression
-on stored ODE pairs. ``consistency``: consistency along the teacher's ODE, on clean clips."""
+Objective = Literal["matching", "flow", "pairs", "consistency"]
+"""``matching``: the student's own rollouts against teacher and critic (DMD). ``flow``: clean clips,
+by flow matching with teacher forcing. ``pairs``: regression on stored ODE pairs. ``consistency``:
+clean clips, by consistency along the teacher's ODE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,17 @@ class ClipOptions:
         if self.first_denoising_steps is None:
             return None
         return DenoisingSchedule.from_steps(self.first_denoising_steps, shift=self.shift)
+
+    @property
+    def teacher_forcing(self) -> TeacherForcingOptions:
+        """How the student sees a clip in flow matching: the blocks before one are clean."""
+        return TeacherForcingOptions(
+            self.block_latent_frames,
+            self.window_latent_frames,
+            self.sink_latent_frames,
+            self.shift,
+            history_noise=0.0,
+        )
 
     def causal_pass(self, context: ContextKind) -> CausalPass:
         """How the student sees a clip when all its blocks are learned at once."""

@@ -100,6 +100,11 @@ class Plan:
                 "again in the backward pass would miss what has left it: set recomputes to false, "
                 "or clip.positions to absolute"
             )
+        if self.objective == "flow" and self.context != "clean":
+            raise UserError(
+                "flow matching shows each block the clean ones before it: set context to clean, or "
+                "objective to pairs"
+            )
         if self.objective == "consistency" and self.updates.average_decay is None:
             raise UserError("consistency needs targets: set updates.average_decay, 0.95 for one")
         if self.compiles_student and self.recomputes:
@@ -121,6 +126,8 @@ class Plan:
             # The rollout calls a layer with and without gradients, with every filling of the
             # window; all but the first of these share code with variable lengths.
             _compile(networks.student, dynamic=None)
+        networks.student.teacher_forcing = self.clip.teacher_forcing
+        clock = PartClock(device)
         return Stage(
             student=networks.student,
             clip=self.clip,
@@ -130,12 +137,12 @@ class Plan:
             draws=Draws(self.seed, device),
             device=device,
             matcher=self._matcher(networks),
-            consistency=self._consistency(networks),
+            consistency=self._consistency(networks, clock),
             causal=self.clip.causal_pass(self.context),
             discriminator=networks.discriminator,
             discriminator_weight=self.matching.discriminator_weight,
             vae=networks.vae,
-            clock=PartClock(device),
+            clock=clock,
             shares_rollout=self.matching.shares_rollout,
         )
 
@@ -176,7 +183,7 @@ class Plan:
             block=self.clip.block_latent_frames,
         )
 
-    def _consistency(self, networks: Networks) -> Consistency | None:
+    def _consistency(self, networks: Networks, clock: PartClock) -> Consistency | None:
         if self.objective != "consistency":
             return None
         assert networks.teacher is not None
@@ -191,6 +198,7 @@ class Plan:
             causal=self.clip.causal_pass(self.context),
             schedule=DenoisingSchedule.uniform(self.consistency.steps, shift=self.clip.shift),
             options=self.consistency,
+            clock=clock,
         )
 
 

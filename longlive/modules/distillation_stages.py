@@ -30,7 +30,7 @@ from longlive.errors import UserError
 from longlive.models.dit import DiT
 from longlive.models.vae import WanVAE
 from longlive.modules.distillation_examples import Example
-from longlive.modules.distillation_options import ClipOptions
+from longlive.modules.distillation_options import ClipOptions, Objective
 from longlive.rollout.denoiser import CausalDenoiser
 from longlive.rollout.hooks import NoHooks
 from longlive.rollout.loop import stream_blocks
@@ -116,6 +116,16 @@ class Stage:
             loss = loss + self.discriminator_weight * discriminator_loss(real, fake)
         return loss
 
+    def flow_loss(self, example: Example, slot: Slot) -> Tensor:
+        """Teacher-forced flow matching on true clips."""
+        clips, starts = example.clips(), example.starts
+        if starts is None:
+            starts = torch.zeros(example.batch, dtype=torch.int64, device=clips.device)
+        generator = self.draws.generator("flow", *slot)
+        with self.clock.part("student_forward"):
+            text = self.student.text_keys_values(example.text)
+            return self.student.flow_matching_loss(clips, text, starts, generator)
+
     def pair_loss(self, example: Example, slot: Slot) -> Tensor:
         """Regression on stored pairs."""
         if example.states is None or example.sigmas is None:
@@ -135,8 +145,7 @@ class Stage:
         """Consistency along the teacher's ODE, on true clips."""
         assert self.consistency is not None
         generator = self.draws.generator("consistency", *slot)
-        with self.clock.part("student_forward"):
-            return self.consistency.loss(example.clips(), example.text, example.negative, generator)
+        return self.consistency.loss(example.clips(), example.text, example.negative, generator)
 
     def sample(self, dit: DiT, text_BME: Tensor, latent_frames: int, seed: int) -> Tensor:
         """Roll out a network as at inference, all prompts side by side."""
@@ -292,6 +301,10 @@ class Stage:
             return self.vae.encode(frames_BTCHW[:, -1:])
 
 
-def initialization_loss(stage: Stage) -> Callable[[Example, Slot], Tensor]:
+def initialization_loss(stage: Stage, objective: Objective) -> Callable[[Example, Slot], Tensor]:
     """The loss of a stage without a critic."""
-    return stage.pair_loss if stage.consistency is None else stage.consistency_loss
+    return {
+        "flow": stage.flow_loss,
+        "pairs": stage.pair_loss,
+        "consistency": stage.consistency_loss,
+    }[objective]

@@ -16,6 +16,7 @@ from longlive.modules.distillation_examples import Example
 from longlive.modules.distillation_options import UpdateOptions
 
 LossOf = Callable[[Example, tuple[int, int]], Tensor]
+PRECISIONS = ("bf16-mixed", "32-true")
 
 
 class TrainingTime:
@@ -53,6 +54,29 @@ class TrainingTime:
         if self.max_seconds:
             by_seconds = float(trainer.strategy.broadcast(self.seconds)) / self.max_seconds
         return min(1.0, max(by_steps, by_seconds))
+
+
+def check_trainer(trainer: pl.Trainer, *, is_sharded: bool) -> None:
+    """Check that a trainer can run distillation.
+
+    Args:
+        trainer: As configured.
+        is_sharded: Whether its strategy spreads the networks over the devices.
+
+    Raises:
+        UserError: Naming the setting to change.
+    """
+    precision = str(trainer.precision)
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"distillation keeps its weights in float32: set trainer.precision to one of "
+            f"{', '.join(PRECISIONS)}, not {precision}"
+        )
+    if trainer.world_size > 1 and not is_sharded:
+        raise UserError(
+            f"distillation does not run on {type(trainer.strategy).__name__}: set trainer.strategy "
+            "to lightning.pytorch.strategies.ModelParallelStrategy"
+        )
 
 
 def set_rates(

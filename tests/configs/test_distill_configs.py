@@ -38,7 +38,7 @@ def model_of(config: dict[str, Any]) -> Distillation:
 def test_there_is_a_configuration_for_each_stage_of_both_models():
     tiny = {f"tiny_{name}" for name in ("pairs", "consistency", "dmd", "long")}
     tiny |= {f"tiny_{steps}step" for steps in (1, 2, 3)}
-    assert {path.stem for path in STAGES} == tiny | {"pairs", "dmd", "long"}
+    assert {path.stem for path in STAGES} == tiny | {"flow", "pairs", "consistency", "dmd", "long"}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda path: path.stem)

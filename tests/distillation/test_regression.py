@@ -8,6 +8,7 @@ from nano import CPU, GEOMETRY, SPEC, embed, nano_dit, noise_of, seeded
 
 from longlive.attention.backends import sdpa_attention
 from longlive.distillation.ode_pairs import bidirectional_pairs, causal_pairs, kept_indices
+from longlive.distillation.parts import PartClock
 from longlive.distillation.regression import (
     CausalPass,
     Consistency,
@@ -97,6 +98,7 @@ def consistency(dit, average, teacher_kind="causal", steps=4) -> Consistency:
         causal=CausalPass(2, 4, 2, "clean"),
         schedule=DenoisingSchedule.uniform(steps, shift=3.0),
         options=ConsistencyOptions(steps=steps, guidance=2.0),
+        clock=PartClock(CPU),
     )
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -29,11 +30,15 @@ from longlive.callbacks.safe_checkpoint import SafeCheckpoint
 from longlive.data.pair_shards import OdePairs, shard_path, write_shard
 from longlive.data.training_prompts import TrainingPrompts
 from longlive.distillation.decisions import Decisions
+from longlive.distillation.draws import Draws
 from longlive.distillation.matching import Matcher
+from longlive.distillation.parts import PartClock
 from longlive.distillation.regression import ConsistencyOptions
 from longlive.distillation.self_forcing import StudentRollout
 from longlive.errors import UserError
 from longlive.models.dit import DiT
+from longlive.modules.distillation_examples import Example
+from longlive.modules.distillation_stages import Stage
 from longlive.weights.embedded import save_component
 
 pytestmark = pytest.mark.filterwarnings(
@@ -81,10 +86,12 @@ def options_of(stage: str, pairs: Path) -> dict[str, Any]:
     data = OdePairs(pairs, batch_size=2)
     if stage == "pairs":
         return {"objective": "pairs", "data": data}
+    if stage == "flow":
+        return {"objective": "flow", "data": data}
     return {"objective": "consistency", "consistency": ConsistencyOptions(4, 2.0), "data": data}
 
 
-STAGES = ["matching", "shared", "streaming", "pairs", "consistency"]
+STAGES = ["matching", "shared", "streaming", "flow", "pairs", "consistency"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -104,6 +111,22 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(stage, weights, 
     ]
     for network in ("student.", "student_average.", *(["critic."] * (stage in STAGES[:3]))):
         assert any(name.startswith(network) for name in changed), network
+
+
+def test_flow_matching_leaves_out_what_comes_before_a_clips_prompt(weights):
+    dit = distillation(weights)._transformer("student", torch.device("cpu"))
+    latents = torch.randn(2, 6, 16, 4, 6, generator=torch.Generator().manual_seed(0))
+    text = torch.randn(2, 5, DIT.text_width, generator=torch.Generator().manual_seed(1))
+    starts, draws = torch.tensor([3, 0]), Draws(0, torch.device("cpu"))
+    example = Example(text, text, text, latents, starts=starts)
+    stage = SimpleNamespace(student=dit, draws=draws, clock=PartClock(torch.device("cpu")))
+    loss = Stage.flow_loss(stage, example, (4, 0))
+    generator = draws.generator("flow", 4, 0)
+    expected = dit.flow_matching_loss(latents, dit.text_keys_values(text), starts, generator)
+    assert torch.equal(loss, expected)
+    one, other = (Stage.flow_loss(stage, part, (4, 0)) for part in example.split(2))
+    assert one != Stage.flow_loss(stage, replace(example.split(2)[0], starts=None), (4, 0))
+    assert other == Stage.flow_loss(stage, replace(example.split(2)[1], starts=None), (4, 0))
 
 
 def initial(weights: Path, stage: str, pairs: Path) -> dict[str, torch.Tensor]:
@@ -345,6 +368,7 @@ def test_a_teacher_of_another_width_that_says_so_itself_trains(weights, tmp_path
         ({"clip": replace(CLIP, first_denoising_steps=(500, 500))}, "must fall"),
         ({"streaming": replace(STREAMING, switch_latent_frames=(12,))}, "beyond the video"),
         ({"objective": "consistency", "updates": replace(UPDATES, average_decay=None)}, "average"),
+        ({"objective": "flow", "context": "noisy"}, "set context to clean"),
         ({"clip": replace(CLIP, positions="relative"), "recomputes": True}, "recomputes"),
         ({"compiles_student": True, "recomputes": True}, "compiles_student"),
         ({"decisions": "official"}, "default, reference"),
