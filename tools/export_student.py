@@ -8,7 +8,8 @@
 `official` is the layout of longlive_base.pt, `lora` that of lora.pt, `embedded` a folder like
 longlive/assets/tiny: text encoder, VAE and tokenizer are copied from --base. With --student the
 weights lie beside the many-step model of such a folder, which is made from --base if it is not
-there. A sharded checkpoint is a folder; it is put together first.
+there, as their change from it in four bits. A sharded checkpoint is a folder; it is put together
+first.
 """
 
 import argparse
@@ -33,10 +34,10 @@ from longlive.distillation.export import (
 from longlive.errors import UserError
 from longlive.weights.embedded import (
     CONFIG_FILE,
-    component_of,
     embedded_folder,
     read_config,
     save_component,
+    save_student,
 )
 from longlive.weights.state_dicts import read_checkpoint
 
@@ -89,7 +90,7 @@ def add_student(
         shutil.copytree(base, output)
     tensors = merged(network_of(checkpoint, network, "the checkpoint"), alpha)
     config = asdict(config_of(checkpoint, network))
-    save_component(output, component_of(student), tensors, config)
+    save_student(output, student, tensors, config)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,6 +13,11 @@ SCALE_SUFFIX = ".row_scale"
 _FEWEST_VALUES = 4096
 
 
+def is_large(value: Tensor) -> bool:
+    """Whether a tensor is a matrix or convolution that is worth storing in fewer bits."""
+    return value.ndim >= 2 and value.numel() >= _FEWEST_VALUES
+
+
 def pack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Store large matrices in eight bits, the rest in float32.
 
@@ -25,7 +30,7 @@ def pack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
     for name, value in tensors.items():
         value = value.detach().float().cpu()
-        if value.ndim < 2 or value.numel() < _FEWEST_VALUES:
+        if not is_large(value):
             packed[name] = value.contiguous()
             continue
         rows = value.flatten(1)

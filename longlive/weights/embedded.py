@@ -3,9 +3,11 @@
 ``config.json`` (sizes and latent statistics), ``vae.safetensors``, ``dit.safetensors``,
 ``text_encoder.safetensors`` and ``tokenizer.json``. Matrices are stored in eight bits
 (:mod:`longlive.weights.compact`). Distilled students of the transformer lie beside it, each under a
-name of its own: ``dit_4step.safetensors`` is the student ``4step``.
+name of its own: ``dit_4step.safetensors`` is the student ``4step``, as its change from
+``dit.safetensors`` in four bits (:mod:`longlive.weights.changes`).
 """
 
+import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -22,11 +24,14 @@ from longlive.models.text_encoder import UMT5Config, UMT5Encoder
 from longlive.models.tokenizer import PromptTokenizer
 from longlive.models.vae import WanVAE
 from longlive.models.vae_networks import VAEConfig
+from longlive.weights.changes import holds_change, pack_change, unpack_change
 from longlive.weights.compact import pack, unpack
 from longlive.weights.loading import load_strict
-from longlive.weights.state_dicts import read_state_dict
+from longlive.weights.state_dicts import read_metadata, read_state_dict
 
 CONFIG_FILE = "config.json"
+_BASE = "base_sha256"
+"""In the metadata of a student: the file that it is a change of."""
 
 Module = TypeVar("Module", bound=nn.Module)
 Size = TypeVar("Size", DiTConfig, UMT5Config, VAEConfig)
@@ -97,6 +102,28 @@ def load_dit(folder: str | Path | None = None, student: str | None = None) -> Di
     return _load(dit, folder, name)
 
 
+def save_student(
+    folder: Path, student: str, tensors: dict[str, Tensor], config: dict[str, Any]
+) -> Path:
+    """Write a student beside the model: as its change in four bits if it has the same size.
+
+    Args:
+        folder: Holds the many-step model, which the student was trained from.
+        student: Its name.
+        tensors: Its weights.
+        config: Its size.
+    """
+    name, base = component_of(student), folder / "dit.safetensors"
+    known = read_config(folder).get("dit")
+    if known != json.loads(json.dumps(config)):
+        return save_component(folder, name, tensors, config)
+    path = folder / f"{name}.safetensors"
+    change = pack_change(tensors, unpack(read_state_dict(base)))
+    save_file(change, path, {"format": "pt", "stored": "int4 change", _BASE: _fingerprint(base)})
+    _note_size(folder, name, config)
+    return path
+
+
 def load_text_encoder(folder: str | Path | None = None) -> UMT5Encoder:
     """Read the text encoder."""
     with torch.device("meta"):
@@ -117,10 +144,14 @@ def save_component(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
     save_file(pack(tensors), path, metadata={"format": "pt", "stored": "int8 rows"})
+    _note_size(folder, name, config)
+    return path
+
+
+def _note_size(folder: Path, name: str, config: dict[str, Any]) -> None:
     file = folder / CONFIG_FILE
     whole = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps({**whole, name: config}, indent=1) + "\n")
-    return path
 
 
 def _config_path(folder: str | Path | None) -> Path:
@@ -143,5 +174,20 @@ def _size(kind: type[Size], folder: str | Path | None, name: str) -> Size:
 
 def _load(module: Module, folder: str | Path | None, name: str) -> Module:
     path = Path(folder or embedded_folder()) / f"{name}.safetensors"
-    load_strict(module, unpack(read_state_dict(path)), str(path))
+    tensors = read_state_dict(path)
+    if holds_change(tensors):
+        base = path.with_name("dit.safetensors")
+        if read_metadata(path).get(_BASE) != _fingerprint(base):
+            raise UserError(
+                f"{path} is the change of another {base.name} than the one beside it: copy both "
+                "from one place, or export the student again"
+            )
+        weights = unpack_change(tensors, unpack(read_state_dict(base)))
+    else:
+        weights = unpack(tensors)
+    load_strict(module, weights, str(path))
     return module.eval()
+
+
+def _fingerprint(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
