@@ -33,7 +33,7 @@ from longlive.rollout.hooks import RolloutCallback
 from longlive.rollout.prompts import PromptTimeline
 from longlive.rollout.state import RolloutState
 from longlive.rollout.stream import RolloutStream
-from longlive.weights.embedded import CONFIG_FILE
+from longlive.weights.embedded import CONFIG_FILE, student_names
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PROMPT_SECONDS = 5.0
@@ -79,8 +79,16 @@ def settings_for(weights: str) -> dict[str, Any]:
     is_small = weights == "embedded" or (Path(weights) / CONFIG_FILE).is_file()
     if weights == "synthetic":
         is_small = not torch.cuda.is_available()
-    config = yaml.safe_load((CONFIGS / f"{'tiny' if is_small else 'base'}.yaml").read_text())
-    return {**config["model"]["init_args"], "weights": weights}
+    settings = arguments_in("tiny.yaml" if is_small else "base.yaml")
+    folder = None if weights == "embedded" else weights
+    if is_small and (weights == "synthetic" or settings["student"] not in student_names(folder)):
+        settings |= arguments_in("student/teacher.yaml")
+    return {**settings, "weights": weights}
+
+
+def arguments_in(name: str) -> dict[str, Any]:
+    """Arguments of the model in a configuration."""
+    return dict(yaml.safe_load((CONFIGS / name).read_text())["model"]["init_args"])
 
 
 def listen(lines: Iterable[str], stream: RolloutStream) -> None:

@@ -27,6 +27,7 @@ TEXT = UMT5Config(
 # What the command line and the class need besides the weights.
 SETTINGS: dict[str, Any] = {
     "size": "tiny",
+    "student": None,
     "height_px": 32,
     "width_px": 48,
     "denoising_steps": [1000, 500],

@@ -221,12 +221,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/students"))
     parser.add_argument("--minutes", type=float, default=4.0, help="of training for each student")
     names = list(CONFIGS)
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="STUDENT")
+    parser.add_argument("--only", nargs="+", choices=names, default=names[1:], metavar="STUDENT")
     parser.add_argument(
-        "--begin",
-        choices=["teacher", "init", "4step"],
-        default="4step",
-        help="what students of fewer steps start from",
+        "--begin", choices=["teacher", "init"], default="teacher", help="what 4step starts from"
+    )
+    parser.add_argument(
+        "--then", choices=["teacher", "init", "4step"], default="4step", help="what others do"
     )
     parser.add_argument(
         "--at-once", type=int, default=1, metavar="N", help="students in training, over all GPUs"
@@ -260,7 +260,7 @@ def main() -> None:
     )
 
     def make(name: str) -> None:
-        start = {"init": "teacher", "4step": "init"}.get(name, args.begin)
+        start = {"init": "teacher", "4step": args.begin}.get(name, args.then)
         # What was left out and is not there from an earlier run is passed over.
         if not (args.output / start / "last.ckpt").exists():
             start = "teacher"
@@ -269,7 +269,7 @@ def main() -> None:
                 export_and_score(machine, device, name, weights, options)
 
     # What others start from comes first, by itself.
-    waited = ["init"] if args.begin == "init" else ["init", "4step"]
+    waited = ["init", "4step"] if args.then == "4step" else ["init"]
     for name in waited:
         if name in args.only:
             make(name)

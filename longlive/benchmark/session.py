@@ -56,11 +56,24 @@ class Origin:
         command: Command line.
         config_files: As they were named.
         settings: The resolved configuration, ready for JSON.
+        recipes: Name and overlays of each recipe that was asked for by name.
     """
 
     command: str = ""
     config_files: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    recipes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Names of the configuration files, a recipe's own in place of those of its overlays."""
+        files = self.config_files
+        for name, overlays in self.recipes:
+            for start in range(len(files) - len(overlays) + 1):
+                if files[start : start + len(overlays)] == overlays:
+                    files = (*files[:start], name, *files[start + len(overlays) :])
+                    break
+        return "+".join(Path(name).stem for name in files)
 
 
 class Session:
@@ -215,9 +228,8 @@ class Session:
 
     def _recipe(self) -> Recipe:
         model, parts = self.model, self.model.parts
-        names = [Path(name).stem for name in self.origin.config_files]
         return Recipe(
-            name="+".join(names) or model.size,
+            name=self.origin.title or model.size,
             command=self.origin.command,
             config_files=self.origin.config_files,
             settings=self.origin.settings,

@@ -28,7 +28,7 @@ from longlive.cli.lightning_commands import (
     without_chatter,
 )
 from longlive.cli.recipe_option import HELP as RECIPE_HELP
-from longlive.cli.recipe_option import with_recipes_spelled_out
+from longlive.cli.recipe_option import recipes_named, with_recipes_spelled_out
 from longlive.errors import UserError
 from longlive.modules.longlive import LongLive
 
@@ -145,7 +145,9 @@ class BenchmarkCLI(LongLiveCLI):
         files = [str(path) for path in config.pop("config", None) or ()]
         settings.pop("config", None)
         trainer = cast(BenchmarkTrainer, self.trainer)
-        trainer.origin = Origin(self.command, tuple(files), settings)
+        named = recipes_named(shlex.split(self.command))
+        recipes = tuple((name, tuple(overlays)) for name, overlays in named)
+        trainer.origin = Origin(self.command, tuple(files), settings, recipes)
 
 
 def run(args: list[str]) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 import longlive
 from longlive.cli.config_files import CONFIG_OPTIONS
-from longlive.data.recipe_files import overlays_of
+from longlive.data.recipe_files import as_named, overlays_of
 from longlive.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,21 @@ _CONFIGS = Path(longlive.__file__).parents[1] / "configs"
 def recipe_names() -> list[str]:
     """Names that ``--recipe`` takes."""
     return sorted(path.stem for path in (_CONFIGS / "recipes").glob("*.yaml"))
+
+
+def recipes_named(args: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Names and overlays of the recipes that a command line names.
+
+    Args:
+        args: Command line.
+
+    Raises:
+        UserError: If a recipe is unknown, or is no list of files.
+    """
+    for word in _with_values_joined(args):
+        option, _, value = word.partition("=")
+        if option == OPTION:
+            yield value, _overlays_named(value)
 
 
 def with_recipes_spelled_out(args: Sequence[str]) -> list[str]:
@@ -97,7 +112,8 @@ def _on_a_base(args: list[str], first: int) -> list[str]:
         return args
     # Behind the command, before every option: one that is for the model needs to know its class.
     place = next(place for place, word in enumerate(args) if word.startswith("-"))
-    return [*args[:place], f"--config={_CONFIGS / 'base.yaml'}", *args[place:]]
+    base = as_named(_CONFIGS / "base.yaml")
+    return [*args[:place], f"--config={base}", *args[place:]]
 
 
 def _content(name: str) -> dict[str, Any]:

@@ -30,9 +30,10 @@ def overlays_of(path: Path) -> list[str] | None:
     is_recipe = isinstance(content, list) and content and all(isinstance(e, str) for e in content)
     if not is_recipe:
         return None
-    return [_named(path.parent / entry) for entry in content]
+    return [as_named(path.parent / entry) for entry in content]
 
 
-def _named(path: Path) -> str:
+def as_named(path: Path) -> str:
+    """A path as one would name it from the working directory, if it lies in there."""
     path, here = path.resolve(), Path.cwd()
     return os.path.relpath(path, here) if path.is_relative_to(here) else str(path)

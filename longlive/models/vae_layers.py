@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 _KERNEL = 3
 _HISTORY = _KERNEL - 1
+_PADDING = (0, 1, 1)  # what comes before in time is put there by hand
 
 
 class Tape:
@@ -89,7 +90,7 @@ class CausalConv3d(Temporal, nn.Conv3d):
     """3x3x3 convolution that sees its own frame and the two before it, zeros before the first."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(channels_in, channels_out, _KERNEL, padding=(0, 1, 1))
+        super().__init__(channels_in, channels_out, _KERNEL, padding=_PADDING)
 
     def forward(self, x_BCTHW: Tensor, tape: Tape | None = None) -> Tensor:
         history_BCTHW = tape.read() if tape else None
@@ -100,6 +101,23 @@ class CausalConv3d(Temporal, nn.Conv3d):
         if tape:
             tape.write(x_BCTHW[:, :, -_HISTORY:])
         return super().forward(x_BCTHW)
+
+    def _conv_forward(self, x_BCTHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """On a CPU go to oneDNN by name.
+
+        torch judges by the first four sizes whether a convolution is worth it, and takes a loop of
+        its own, several times slower, for one video at low resolution.
+        """
+        is_for_onednn = (
+            x_BCTHW.device.type == "cpu"
+            and x_BCTHW.dtype == weight.dtype == torch.float32
+            and torch.backends.mkldnn.is_available()
+            and not torch.compiler.is_compiling()
+        )
+        if not is_for_onednn:
+            return super()._conv_forward(x_BCTHW, weight, bias)
+        ones = (1, 1, 1)
+        return torch.mkldnn_convolution(x_BCTHW, weight, bias, _PADDING, ones, ones, 1)
 
 
 class ResidualBlock(Temporal):

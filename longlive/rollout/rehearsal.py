@@ -103,13 +103,17 @@ def passes_of(state: RolloutState, like_BFCHW: Tensor) -> list[tuple[Tensor, Ste
     """
     block_frames = state.spec.geometry.block_latent_frames
     window = state.spec.window_latent_frames
-    # One block more than it takes to fill the window, and one to see it full at a switch.
-    blocks = _MOST_BLOCKS if window is None else -(-window // block_frames) + 2
+    if window is None:
+        blocks = min(_MOST_BLOCKS, state.spec.blocks or _MOST_BLOCKS)
+    else:
+        # One block more than it takes to fill the window, and one to see it full at a switch; also
+        # for a video that ends before, since the next one may be longer.
+        blocks = -(-window // block_frames) + 2
     spec = replace(
         state.spec,
         schedule=DenoisingSchedule((1.0,)),
         first_schedule=None,
-        latent_frames=min(blocks, state.spec.blocks or blocks) * block_frames,
+        latent_frames=blocks * block_frames,
         cached_latent_frames=state.spec.slots,
     )
     caches = Caches(state.cache, state.cross_cache)
@@ -166,8 +170,7 @@ def release_unused(device: torch.device) -> None:
 
 
 def rehearsal_key(spec: RolloutSpec) -> tuple[object, ...]:
-    """Equal for rollouts that make the same kinds of passes on the same kind of buffers."""
-    longest = spec.slots + 2 * spec.geometry.block_latent_frames
+    """Equal for rollouts that rehearse the same kinds of passes on the same kind of buffers."""
     return (
         spec.geometry,
         spec.window_latent_frames,
@@ -179,6 +182,6 @@ def rehearsal_key(spec: RolloutSpec) -> tuple[object, ...]:
         spec.recaches_unread,
         spec.recached_latent_frames,
         spec.updates_context,
-        # A video too short to fill its window does not see every kind.
-        min(spec.latent_frames or longest, longest),
+        # Under global attention a longer video makes more kinds.
+        spec.latent_frames if spec.window_latent_frames is None else None,
     )

@@ -94,7 +94,7 @@ def load_dit(folder: str | Path | None = None, student: str | None = None) -> Di
         raise UserError(
             f"no student {student!r} in {where}: "
             + (f"choose one of {', '.join(known)}" if known else "train it with train/students.py")
-            + ", or set model.student to null for the many-step model"
+            + ", or set model.student to null (--config configs/student/teacher.yaml has the rest)"
         )
     name = component_of(student)
     with torch.device("meta"):

@@ -189,6 +189,7 @@ def test_a_benchmark_takes_a_recipe_by_name_on_the_base_of_its_preset(monkeypatc
     files = [Path(name).name for name in asked.origin.config_files]
     assert files[:4] == ["tiny.yaml", "4.yaml", "9.yaml", "4.yaml"]
     assert files[-1] == "quick.yaml"
+    assert asked.origin.title == "tiny+4+sweet_spot+quick"
     assert asked.model.weights == "embedded"
     assert asked.model.spec.window_latent_frames == 9
 

@@ -104,10 +104,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(stage, weights, 
     whole, resumed = saved(tmp_path / "whole"), saved(tmp_path / "half")
     for part in ("state_dict", "optimizer_states", "sizes", "global_step", "rollouts"):
         assert same(whole.get(part), resumed.get(part)), part
+    before = initial(weights, stage, pairs)
     changed = [
-        name
-        for name, value in saved(tmp_path / "whole")["state_dict"].items()
-        if not torch.equal(value, initial(weights, stage, pairs)[name])
+        name for name, value in whole["state_dict"].items() if not torch.equal(value, before[name])
     ]
     for network in ("student.", "student_average.", *(["critic."] * (stage in STAGES[:3]))):
         assert any(name.startswith(network) for name in changed), network

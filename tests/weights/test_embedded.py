@@ -49,7 +49,7 @@ def test_components_share_one_config_file(tmp_path):
 def test_a_student_lies_beside_the_model_and_an_unknown_one_is_a_user_error(tmp_path):
     dit, student = DiT(CONFIG), DiT(CONFIG)
     embedded.save_component(tmp_path, "dit", dit.state_dict(), asdict(CONFIG))
-    with pytest.raises(UserError, match=r"no student '4step' .*: train it .* to null"):
+    with pytest.raises(UserError, match="no student '4step' .*: train it .* to null"):
         embedded.load_dit(tmp_path, "4step")
     embedded.save_student(tmp_path, "4step", student.state_dict(), asdict(CONFIG))
     assert embedded.student_names(tmp_path) == ("4step",)
