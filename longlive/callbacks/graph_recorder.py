@@ -57,8 +57,11 @@ class GraphRecorder:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device):
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            # Torch's own is of the device that was captured first.
-            self._stream = self._stream or torch.cuda.Stream(self._device)
+            if self._stream is None:
+                # Torch's own is of the device that was captured first. Kernels of a graph keep the
+                # priority of the stream they were recorded in.
+                priority = torch.cuda.current_stream(self._device).priority
+                self._stream = torch.cuda.Stream(self._device, priority)
             # Another thread waits for copies of frames meanwhile, see longlive.video.to_host.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"

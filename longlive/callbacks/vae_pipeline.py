@@ -136,6 +136,8 @@ class PipelineDecoding(Optimization):
     Args:
         side_stream: Whether to decode in a stream of its own; without CUDA there is only one.
         first_alone: Whether the first latent frame is decoded and shown alone.
+        is_urgent: Whether the decoder's kernels go before the transformer's wherever both wait: a
+            block is shown sooner, and the next one begins as much later.
         device: Where the decoder goes, ``cuda:1`` for one; by default it stays with the others. It
             stays there: a later rollout of this model needs this callback, too.
         required: Whether it is an error if there is no such device.
@@ -147,6 +149,7 @@ class PipelineDecoding(Optimization):
         self,
         side_stream: bool = True,
         first_alone: bool = True,
+        is_urgent: bool = False,
         device: str | None = None,
         required: bool = True,
     ) -> None:
@@ -157,6 +160,7 @@ class PipelineDecoding(Optimization):
             raise UserError(f"there is no device {device!r}: write cuda:1 for the second GPU")
         self.side_stream = side_stream
         self.first_alone = first_alone
+        self.is_urgent = is_urgent
         self.device = device
         self._stream: torch.cuda.Stream | None = None
         self._copies: torch.cuda.Stream | None = None
@@ -182,6 +186,6 @@ class PipelineDecoding(Optimization):
     ) -> StreamingDecoder:
         here, device = device_of(pl_module), device_of(decoder_of(pl_module))
         if self.side_stream and device.type == "cuda" and self._stream is None:
-            self._stream = torch.cuda.Stream(device)
+            self._stream = torch.cuda.Stream(device, -1 if self.is_urgent else 0)
             self._copies = torch.cuda.Stream(here) if here != device else None
         return PipelinedDecoder(decoder, self._stream, self.first_alone, self._copies)

@@ -127,13 +127,16 @@ def test_in_a_stream_of_its_own_every_frame_is_the_serial_one(folder):
 
 
 @pytest.mark.gpu
-def test_decoding_leaves_the_main_stream_alone_until_frames_are_asked_for(folder):
-    blocks = model_of(folder, "cuda").stream(CIRCLE, callbacks=[PipelineDecoding()])
+@pytest.mark.parametrize("is_urgent", [False, True])
+def test_decoding_leaves_the_main_stream_alone_until_frames_are_asked_for(folder, is_urgent):
+    decoding = PipelineDecoding(is_urgent=is_urgent)
+    blocks = model_of(folder, "cuda").stream(CIRCLE, callbacks=[decoding])
     main = torch.cuda.current_stream()
 
     class SlowDown(RolloutCallback):
         def on_frames_ready(self, trainer, pl_module, state, frames_BTCHW):
             assert torch.cuda.current_stream() != main
+            assert (torch.cuda.current_stream().priority < main.priority) == is_urgent
             torch.cuda._sleep(200_000_000)
 
     blocks._hooks.callbacks.append(SlowDown())
