@@ -215,6 +215,12 @@ def tables(machine: Machine, weights: Path, students: list[str]) -> None:
         list(pool.map(make, [name for name, (values, *_) in asked.items() if values]))
 
 
+def free_gpus() -> list[str]:
+    """GPUs that this program may use, as numbers for ``CUDA_VISIBLE_DEVICES``."""
+    given, count = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","), torch.cuda.device_count()
+    return [str(index) for index in range(count)] if given == [""] else given[:count]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", default="embedded", help="folder of the many-step model")
@@ -243,9 +249,7 @@ def main() -> None:
     if args.at_once < 1:
         parser.error("--at-once starts at 1")
     machine, weights = Machine(args.output), args.output / "weights"
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    count = torch.cuda.device_count()
-    free = [str(i) for i in range(count)] if gpus == [""] else gpus[:count]
+    free = free_gpus()
     for place in range(args.at_once):
         # Small networks wait for the host most of the time: several fit on one GPU.
         machine.devices.put(free[place % len(free)] if free else None)
