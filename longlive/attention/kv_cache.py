@@ -13,9 +13,18 @@ at the call that computed them.
 # S tokens read (slots * P), N heads, D head dim.
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+KVLayout = Literal["token-major", "head-major"]
+"""What lies together in memory: all heads of a token, or all tokens of a head."""
+
+_IN_MEMORY: dict[KVLayout, tuple[int, ...]] = {
+    "token-major": (0, 1, 2, 3, 4, 5),
+    "head-major": (0, 1, 4, 2, 3, 5),
+}
 
 Slots = int | Tensor
 """What to read: the number of leading slots, or an int64 tensor of slots."""
@@ -64,7 +73,10 @@ class LayerCache:
 
 
 class KVCache:
-    """Keys and values of every layer, token-major: ``[B, slots * P, N, D]``.
+    """Keys and values of every layer, ``[B, slots * P, N, D]``.
+
+    They are allocated token-major. Another layout changes strides and no shape, so whoever reads or
+    writes them goes by the strides.
 
     Indexed by the layer. A layer is handed its own part and never learns its number, so that one
     compiled layer serves them all.
@@ -100,6 +112,22 @@ class KVCache:
 
     def __getitem__(self, layer: int) -> LayerCache:
         return self._layers[layer]
+
+    def lay_out(self, layout: KVLayout) -> None:
+        """Allocate the buffers anew in a layout, empty. No rollout has them yet.
+
+        Args:
+            layout: What lies together.
+        """
+        order = _IN_MEMORY[layout]
+        back = [order.index(dim) for dim in range(len(order))]
+        shape = [self.k.shape[dim] for dim in order]
+        dtype, device = self.k.dtype, self.k.device
+        # The old ones go first: both at once may not fit.
+        del self.k, self.v, self._layers
+        self.k = torch.zeros(shape, dtype=dtype, device=device).permute(back)
+        self.v = torch.zeros(shape, dtype=dtype, device=device).permute(back)
+        self._layers = [LayerCache(k, v) for k, v in zip(self.k, self.v, strict=True)]
 
     def clear(self) -> None:
         """Make the buffers what they were when they were allocated."""

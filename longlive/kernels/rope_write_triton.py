@@ -31,12 +31,13 @@ def triton_norm_rotate_write(
     Numbers are rounded at the same places. The rotation is float32.
     """
     batch, length, width = qkv_BLE[0].shape
-    slots, tokens, heads, head_dim = k_cache_BSPND.shape[1:]
+    tokens, heads, head_dim = k_cache_BSPND.shape[2:]
     # Of one product of stacked weights these are views with a longer row.
     rows = [x.flatten(0, 1) for x in qkv_BLE]
     assert all(x.stride(1) == 1 for x in rows)
-    assert k_cache_BSPND.is_contiguous()
-    assert v_cache_BSPND.is_contiguous()
+    video, slot, place, head, one = k_cache_BSPND.stride()
+    assert v_cache_BSPND.stride() == (video, slot, place, head, one)
+    assert one == 1
     cos, sin = (x.contiguous() for x in rotation_L1C)
     assert cos.dtype == sin.dtype == torch.float32
     out_BLND = qkv_BLE[0].new_empty(batch, length, heads, head_dim)
@@ -45,10 +46,12 @@ def triton_norm_rotate_write(
         *(*rows, *(x.stride(0) for x in rows)),
         *(*weights_E, cos, sin),
         *(out_BLND, k_cache_BSPND, v_cache_BSPND, slots_F.contiguous()),
-        *(length, length - len(slots_F) * tokens, slots, eps),
+        *(length, length - len(slots_F) * tokens, video, slot, eps),
         P=tokens,
         E=width,
         C=head_dim // 2,
+        PLACE=place,
+        HEAD=head,
         BLOCK=triton.next_power_of_2(width),
         ROTATES_KEYS=rotates_keys,
         num_warps=_WARPS,
@@ -57,7 +60,7 @@ def triton_norm_rotate_write(
 
 
 # A program more for each length of a pass would gain nothing.
-@triton.jit(do_not_specialize=["length", "first", "slot_count"])
+@triton.jit(do_not_specialize=["length", "first"])
 def _norm_rotate_write(  # noqa: PLR0913 - a kernel has no structures.
     q,
     k,
@@ -75,11 +78,14 @@ def _norm_rotate_write(  # noqa: PLR0913 - a kernel has no structures.
     slots,
     length,
     first,
-    slot_count,
+    video_stride,
+    slot_stride,
     eps,
     P: tl.constexpr,
     E: tl.constexpr,
     C: tl.constexpr,
+    PLACE: tl.constexpr,
+    HEAD: tl.constexpr,
     BLOCK: tl.constexpr,
     ROTATES_KEYS: tl.constexpr,
 ):
@@ -89,20 +95,20 @@ def _norm_rotate_write(  # noqa: PLR0913 - a kernel has no structures.
     if part == 0:
         x = _normed(q + row * q_row, q_weight, eps, E, BLOCK)
         x = _turned(x, cos, sin, token, E, C, BLOCK)
-        _store(out + row * E, x, E, BLOCK)
+        _store(out + row * E, x, E, C, 2 * C, BLOCK)
     elif token >= first:
         stored = token - first
-        slot = (row // length) * slot_count + tl.load(slots + stored // P)
-        place = (slot * P + stored % P) * E
+        slot = tl.load(slots + stored // P)
+        place = (row // length) * video_stride + slot * slot_stride + (stored % P) * PLACE
         if part == 1:
             x = _normed(k + row * k_row, k_weight, eps, E, BLOCK)
             if ROTATES_KEYS:
                 x = _turned(x, cos, sin, token, E, C, BLOCK)
-            _store(k_cache + place, x, E, BLOCK)
+            _store(k_cache + place, x, E, C, HEAD, BLOCK)
         else:
             columns = tl.arange(0, BLOCK)
             x = tl.load(v + row * v_row + columns, mask=columns < E)
-            _store(v_cache + place, x, E, BLOCK)
+            _store(v_cache + place, x, E, C, HEAD, BLOCK)
 
 
 @triton.jit
@@ -137,6 +143,15 @@ def _turned(
 
 
 @triton.jit
-def _store(place, x, E: tl.constexpr, BLOCK: tl.constexpr):
+def _store(
+    place,
+    x,
+    E: tl.constexpr,
+    C: tl.constexpr,
+    HEAD: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     columns = tl.arange(0, BLOCK)
-    tl.store(place + columns, x, mask=columns < E)
+    # Heads of a token may lie apart.
+    where = columns // (2 * C) * HEAD + columns % (2 * C)
+    tl.store(place + where, x, mask=columns < E)

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from longlive.attention.backends import sdpa_attention
 from longlive.attention.core import LayerWindow, WindowAttention
 from longlive.attention.cross_cache import CrossCache
-from longlive.attention.kv_cache import KVCache
+from longlive.attention.kv_cache import KVCache, KVLayout
 from longlive.models.dit import DiT
 from longlive.rollout.denoiser import CausalDenoiser
 from longlive.rollout.state import RolloutState, StepInputs
@@ -19,8 +19,10 @@ P = 3
 """Tokens of a latent frame."""
 
 
-def cache_of(slots: int = 4, batch: int = 2, layers: int = 2) -> KVCache:
-    return KVCache(
+def cache_of(
+    slots: int = 4, batch: int = 2, layers: int = 2, layout: KVLayout = "token-major"
+) -> KVCache:
+    cache = KVCache(
         layers=layers,
         batch=batch,
         slots=slots,
@@ -30,6 +32,11 @@ def cache_of(slots: int = 4, batch: int = 2, layers: int = 2) -> KVCache:
         dtype=torch.float64,
         device=torch.device("cpu"),
     )
+    cache.lay_out(layout)
+    return cache
+
+
+layouts = pytest.mark.parametrize("layout", ["token-major", "head-major"])
 
 
 def keys(frames: int, batch: int = 2, **options: bool) -> Tensor:
@@ -40,23 +47,35 @@ def slots(*numbers: int) -> Tensor:
     return torch.tensor(numbers)
 
 
+@layouts
 @pytest.mark.parametrize("batch", [1, 2])
-def test_reading_leading_slots_copies_nothing(batch):
-    cache = cache_of(batch=batch)
+def test_reading_leading_slots_copies_nothing(batch, layout):
+    cache = cache_of(batch=batch, layout=layout)
     k, v = cache[1].update(keys(2, batch), keys(2, batch), slots(1, 2), 3)
     assert k.shape == v.shape == (batch, 3 * P, 2, 4)
     assert k.data_ptr() == cache.k[1].data_ptr()
     assert v.data_ptr() == cache.v[1].data_ptr()
 
 
-def test_what_is_written_is_what_is_read_in_the_order_of_the_slots():
-    cache = cache_of()
+@layouts
+def test_what_is_written_is_what_is_read_in_the_order_of_the_slots(layout):
+    cache = cache_of(layout=layout)
     old, new, values = keys(1), keys(2), keys(2)
     cache[0].update(old, old, slots(1), 4)
     k, v = cache[0].update(new, values, slots(2, 0), 3)
     first, second = new.split(P, 1)
     assert torch.equal(k, torch.cat([second, old, first], 1))
     assert torch.equal(v[:, :P], values[:, P:])
+
+
+@layouts
+def test_a_layout_says_what_lies_together(layout):
+    cache = cache_of(layout=layout)
+    order = (0, 3, 1, 2, 4) if layout == "head-major" else (0, 1, 2, 3, 4)
+    for buffer in (cache[0].k, cache[1].v):
+        assert buffer.permute(order).is_contiguous()
+        assert buffer.shape == (2, 4, P, 2, 4)
+    assert cache.snapshot(2)[0].shape == (2, 2, 2, P, 2, 4)
 
 
 def test_named_slots_are_read_in_their_order():

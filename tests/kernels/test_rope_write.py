@@ -53,6 +53,15 @@ class Case(NamedTuple):
         """The same with queries, keys and values as views of one tensor."""
         return self._replace(qkv=list(torch.cat(self.qkv, -1).chunk(3, -1)))
 
+    def head_major(self) -> "Case":
+        """The same with the tokens of a head beside each other in the caches."""
+        caches = (
+            cache.permute(0, 3, 1, 2, 4).contiguous().permute(0, 2, 3, 1, 4)
+            for cache in (self.k_cache, self.v_cache)
+        )
+        k_cache, v_cache = caches
+        return self._replace(k_cache=k_cache, v_cache=v_cache)
+
     def run(self, operation: Callable[..., Tensor]) -> list[Tensor]:
         """Queries and both caches after the call."""
         caches = self.k_cache, self.v_cache
@@ -149,7 +158,8 @@ def check_interpreted() -> None:
         for changes in ({}, {"slots": (5, 1)}, {"slots": ()}, {"rotates_keys": False}):
             given = case(grid=(1, 2), **changes)
             expected = given.to("cpu", dtype).run(plain_norm_rotate_write)
-            for made in (given.to("cpu", dtype), given.to("cpu", dtype).stacked()):
+            ways = (given.to("cpu", dtype) for _ in range(3))
+            for made in (next(ways), next(ways).stacked(), next(ways).stacked().head_major()):
                 got = made.run(triton_norm_rotate_write)
                 pairs = zip(got, expected, strict=True)
                 assert all(distance(*pair) < bound for pair in pairs)
@@ -179,13 +189,14 @@ def test_the_kernel_computes_what_the_plain_operations_do():
 @pytest.mark.gpu
 @cases
 @dtypes
-@pytest.mark.parametrize("stacks", [False, True])
-def test_on_a_gpu_it_is_as_near_to_float64_as_the_plain_operations(changes, dtype, stacks):
+@pytest.mark.parametrize("way", ["apart", "stacked", "head-major"])
+def test_on_a_gpu_it_is_as_near_to_float64_as_the_plain_operations(changes, dtype, way):
     given = case(**{"grid": (30, 52), "heads": 12, "head_dim": 128, "batch": 1, **changes})
     exact = given.to("cuda", torch.float64).run(plain_norm_rotate_write)
     plain = given.to("cuda", dtype).run(plain_norm_rotate_write)
     made = given.to("cuda", dtype)
-    got = (made.stacked() if stacks else made).run(norm_rotate_write)
+    made = made if way == "apart" else made.stacked()
+    got = (made.head_major() if way == "head-major" else made).run(norm_rotate_write)
     for mine, theirs, wanted in zip(got, plain, exact, strict=True):
         assert mine.shape == theirs.shape
         assert distance(mine, wanted) <= 1.02 * distance(theirs, wanted) + FLOAT32
