@@ -179,8 +179,9 @@ def tables(machine: Machine, weights: Path, students: list[str]) -> None:
     workers = max(1, (os.cpu_count() or 1) // devices - 1)
     study = yaml.safe_load((ROOT / "configs" / "eval" / "students.yaml").read_text())
     axis = study["model"]["init_args"]["axes"]["model"]
-    rows = {name: row for name, row in axis.items() if name[0] == "t" or name in students}
-    fours = {name: axis[name] for name in students if name.startswith("4step")}
+    made = {name: {"configs": [f"{ROOT}/configs/student/{name}.yaml"]} for name in students}
+    rows = {name: row for name, row in axis.items() if name.startswith("teacher")} | made
+    fours = {name: row for name, row in made.items() if name.startswith("4step")}
     unbuilt = {
         f"{name}, no recache": {**row, "settings": {"recaches": False}}
         for name, row in fours.items()
@@ -281,7 +282,7 @@ def main() -> None:
         list(pool.map(make, [name for name in args.only if name not in waited]))
     if not args.no_tables and weights.exists():
         known = json.loads((weights / "config.json").read_text())
-        students = [name for name in names if f"dit_{name}" in known]
+        students = [name for name in names[1:] if f"dit_{name}" in known]
         tables(machine, weights, students)
 
 
