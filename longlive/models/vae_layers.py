@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 _KERNEL = 3
 _HISTORY = _KERNEL - 1
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
 _PADDING = (0, 1, 1)  # what comes before in time is put there by hand
 
 
@@ -108,13 +109,8 @@ class CausalConv3d(Temporal, nn.Conv3d):
         torch judges by the first four sizes whether a convolution is worth it, and takes a loop of
         its own, several times slower, for one video at low resolution.
         """
-        is_for_onednn = (
-            x_BCTHW.device.type == "cpu"
-            and x_BCTHW.dtype == weight.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
-            and not torch.compiler.is_compiling()
-        )
-        if not is_for_onednn:
+        is_float32_on_cpu = x_BCTHW.is_cpu and x_BCTHW.dtype == weight.dtype == torch.float32
+        if torch.compiler.is_compiling() or not (_HAS_ONEDNN and is_float32_on_cpu):
             return super()._conv_forward(x_BCTHW, weight, bias)
         ones = (1, 1, 1)
         return torch.mkldnn_convolution(x_BCTHW, weight, bias, _PADDING, ones, ones, 1)

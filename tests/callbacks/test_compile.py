@@ -104,7 +104,8 @@ def test_the_decoder_takes_one_compilation_for_a_first_block_and_one_for_the_oth
     assert compilations() == 2
     with torch._dynamo.config.patch(error_on_recompile=True):
         for block, eager in zip(stream, expected, strict=True):
-            torch.testing.assert_close(block.frames, eager.frames)
+            # Another library convolves on a CPU where nothing is compiled.
+            torch.testing.assert_close(block.frames, eager.frames, rtol=0, atol=2e-4)
     assert compilations() == 2
     assert not counters["graph_break"]
 
