@@ -243,8 +243,13 @@ class ReferenceRollout:
         if end == 0:
             return
         window, size = self.spec.window_latent_frames, self.spec.sink_latent_frames
-        frames = range(0 if window is None else max(0, end - window), end)
-        if frames.start == 0 or not self.spec.keeps_sink:
+        asked = self.spec.recached_latent_frames or window
+        frames = range(0 if asked is None else max(0, end - asked), end)
+        is_part = frames.start > 0 and asked != window
+        if is_part:
+            seen = self._visible(end)
+            stored = [f for f in frames if f in seen and f not in self.sink]
+        elif frames.start == 0 or not self.spec.keeps_sink:
             self.sink = list(frames[:size])
             seen = stored = list(frames)
         else:

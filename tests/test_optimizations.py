@@ -1,4 +1,4 @@
-"""Every overlay in ``configs/opt`` keeps what its first line promises.
+"""Every overlay in ``configs/opt`` and ``configs/switch`` keeps what its first line promises.
 
 ``# numerics: exact``: the same numbers. ``# numerics: bounded 1e-4``: latents and frames of every
 block are within that relative L2 distance of the eager ones in float32, and in bfloat16 no further
@@ -29,7 +29,9 @@ from longlive.rollout.prompts import PromptTimeline
 from longlive.rollout.stream import Block
 
 ROOT = Path(__file__).parents[1]
-OVERLAYS = sorted((ROOT / "configs" / "opt").glob("*.yaml"))
+OVERLAYS = sorted(
+    path for folder in ("opt", "switch") for path in (ROOT / "configs" / folder).glob("*.yaml")
+)
 CALLBACKS = ROOT / "longlive" / "callbacks"
 NUMERICS = re.compile(r"# numerics: (exact|different|bounded (\d+(?:\.\d+)?e-\d+))")
 PROMPTS = ("a large red circle", "a small blue square")

@@ -160,3 +160,33 @@ def check_window(window: int | None, sink: int, block: int) -> None:
             f"a window of {window} latent frames has no room for a sink of {sink} and a block of "
             f"{block}: set window_latent_frames to at least {sink + block}"
         )
+
+
+def check_recache(frames: int | None, most: int | None, block: int) -> None:
+    """Check how much of a window a recache rebuilds.
+
+    Args:
+        frames: Latent frames that it runs, or None for the window's.
+        most: Latent frames that there are keys of, or None for those of the whole video.
+        block: Latent frames denoised together.
+
+    Raises:
+        UserError: If it is nothing, more than there is, or no whole blocks.
+    """
+    if frames is None:
+        return
+    if frames < 1:
+        raise UserError(
+            f"a recache of {frames} latent frames rebuilds nothing: set recaches to false, or "
+            "leave recached_latent_frames out"
+        )
+    if frames % block:
+        raise UserError(
+            f"a recache of {frames} latent frames is not whole blocks of {block}: set "
+            f"recached_latent_frames to {-(-frames // block) * block}"
+        )
+    if most is not None and frames > most:
+        raise UserError(
+            f"a recache of {frames} latent frames is larger than the window of {most}: leave "
+            "recached_latent_frames out to rebuild all of it"
+        )

@@ -92,6 +92,8 @@ class LongLive(pl.LightningModule):
             many-step model. Steps, sampler and guidance must be the student's
             (``configs/student``).
         recaches: Whether a prompt switch rebuilds the window under the new prompt.
+        recached_latent_frames: How many of its newest latent frames it rebuilds, whole blocks; all
+            by default. Fewer are faster and approximate: the others keep the old prompt's keys.
 
     Raises:
         UserError: If the settings cannot work together.
@@ -123,6 +125,7 @@ class LongLive(pl.LightningModule):
         updates_context: bool = True,
         student: str | None = None,
         recaches: bool = True,
+        recached_latent_frames: int | None = None,
     ) -> None:
         # First, while the arguments are the only names: what builds the same model again.
         given = {name: value for name, value in locals().items() if name in _settings_of(LongLive)}
@@ -172,6 +175,7 @@ class LongLive(pl.LightningModule):
             first_schedule=first_schedule,
             updates_context=updates_context,
             recaches=recaches,
+            recached_latent_frames=recached_latent_frames,
         ).check()
 
     def setup(self, stage: str) -> None:

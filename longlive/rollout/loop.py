@@ -188,12 +188,17 @@ def recache(state: RolloutState, denoiser: Denoiser) -> None:
 
     A protected sink drops the first frames of the call, and nothing else sees them; they are left
     out unless ``spec.recaches_unread``.
+
+    If fewer frames than the window's are wanted, the newest are rebuilt. They see the others, sink
+    included, whose keys and values stay those of the prompts they were made under.
     """
     known = state.block_start
     of_shot = known - state.window.origin
-    asked = state.spec.recached_latent_frames or state.spec.window_latent_frames
-    frames = min(asked or of_shot, of_shot)
-    plan = state.window.plan(known - frames, frames, protects_sink=state.spec.keeps_sink)
+    whole = min(state.spec.window_latent_frames or of_shot, of_shot)
+    frames = min(state.spec.recached_latent_frames or whole, of_shot)
+    # A recache of a part does not move the sink: half of an old one and half of a new one is none.
+    protects_sink = state.spec.keeps_sink or frames < whole
+    plan = state.window.plan(known - frames, frames, protects_sink=protects_sink)
     call = plan if state.spec.recaches_unread else without_dropped(plan)
     latents_BFCHW = torch.cat(list(state.recent), 1)[:, -call.frames :]
     denoiser(latents_BFCHW, state.step_inputs(call, state.spec.context_sigma, keys_only=True))

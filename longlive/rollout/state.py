@@ -13,7 +13,7 @@ from torch import Tensor
 from longlive.attention.cross_cache import CrossCache
 from longlive.attention.kv_cache import KVCache, Slots
 from longlive.attention.rope import MAX_ABSOLUTE_LATENT_FRAMES, RopeKind
-from longlive.attention.window import SlotWindow, WindowPlan, check_window
+from longlive.attention.window import SlotWindow, WindowPlan, check_recache, check_window
 from longlive.errors import UserError
 from longlive.geometry import Geometry
 from longlive.models.sizes import DiTConfig
@@ -46,8 +46,9 @@ class RolloutSpec:
             frames of a whole chunk, so that a backward pass finds what its forward pass saw.
         recaches_unread: Whether a recache also runs the frames whose keys a protected sink drops,
             as the reference does. Nothing reads them, so leaving them out changes no number.
-        recached_latent_frames: Latent frames that a recache runs, if not those of the window; the
-            reference's training runs a whole chunk.
+        recached_latent_frames: Latent frames that a recache runs, if not those of the window: the
+            reference's training runs a whole chunk; fewer than the window rebuild its newest
+            alone, which is an approximation.
         first_schedule: Noise levels of the first block, if not those of the others. It has no
             history to lean on, and a student of few steps may give it more.
         updates_context: Whether a block's clean keys are stored by a pass of their own. A student
@@ -120,6 +121,7 @@ class RolloutSpec:
                 "cached_latent_frames to at least window_latent_frames, or leave it out"
             )
         check_window(self.window_latent_frames, self.sink_latent_frames, block)
+        check_recache(self.recached_latent_frames, cached or window, block)
         if frames is None and self.window_latent_frames is None:
             raise UserError("a rollout without an end needs a window: set window_latent_frames")
         if frames is not None and (frames < 1 or frames % block):

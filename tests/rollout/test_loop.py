@@ -115,6 +115,53 @@ def test_a_recache_of_a_window_of_no_whole_blocks_starts_inside_a_block(switch, 
     torch.testing.assert_close(latents, slow_latents(asked, {0: "a", switch: "b"}), **EXACT)
 
 
+@pytest.mark.parametrize("positions", ["absolute", "relative"])
+@pytest.mark.parametrize("keeps_sink", [True, False])
+@pytest.mark.parametrize(("window", "recached"), [(6, 2), (6, 4), (7, 6), (None, 4)])
+@pytest.mark.parametrize("switches", [(4,), (8,), (4, 10, 12)])
+def test_a_recache_of_a_part_is_one_pass_over_the_newest_that_sees_the_rest_as_it_was(
+    switches, window, recached, keeps_sink, positions
+):
+    asked = spec(
+        window_latent_frames=window,
+        recached_latent_frames=recached,
+        keeps_sink=keeps_sink,
+        positions=positions,
+    )
+    prompts = {0: "a", **dict(zip(switches, "bcd", strict=False))}
+    latents = Rollout(nano_dit(), asked, switch_at(*switches)).latents()
+    torch.testing.assert_close(latents, slow_latents(asked, prompts), **EXACT)
+
+
+@pytest.mark.parametrize("positions", ["absolute", "relative"])
+def test_a_recache_of_a_part_leaves_the_keys_of_the_old_prompt_elsewhere(positions):
+    rollout = Rollout(
+        nano_dit(), spec(recached_latent_frames=2, positions=positions), switch_at(10)
+    )
+    kept: list[Tensor] = []
+
+    class Keeps:
+        def call(self, hook: str, state: RolloutState, *args: Any) -> None:
+            if state.prompt == "b" and hook in ("on_prompt_switch", "on_recache_end"):
+                kept.append(state.cache.k.clone())
+
+    rollout.hooks = Keeps()
+    rollout.latents(6)
+    before, after = kept
+    changed = (before != after).flatten(3).any(-1).any(0)[0]
+    # The sink, then a ring of four whose head is at its start again after two evictions.
+    assert changed.tolist() == [False, False, False, False, True, True]
+
+
+def test_a_recache_of_as_much_as_the_window_is_the_recache_of_the_window():
+    whole = Rollout(nano_dit(), spec(), switch_at(4, 10)).latents()
+    told = Rollout(nano_dit(), spec(recached_latent_frames=6), switch_at(4, 10)).latents()
+    assert torch.equal(told, whole)
+    part = Rollout(nano_dit(), spec(recached_latent_frames=2), switch_at(4, 10)).latents()
+    assert torch.equal(part[:, :4], whole[:, :4])
+    assert not torch.equal(part[:, 4:6], whole[:, 4:6])
+
+
 def test_without_a_recache_a_switch_changes_the_text_and_no_stored_key():
     asked = spec(recaches=False)
     kept, rebuilt = (Rollout(nano_dit(), some, switch_at(8)).latents() for some in (asked, spec()))

@@ -31,6 +31,10 @@ def state_of(**changes: object) -> RolloutState:
         ({"latent_frames": 1026}, "absolute positions end at 1023 .* set positions to relative"),
         ({"cached_latent_frames": 3}, "a cache of 3 latent frames is smaller than the window"),
         ({"latent_frames": None}, "without an end was asked for: set positions to relative"),
+        ({"recached_latent_frames": 0}, "rebuilds nothing: set recaches to false"),
+        ({"recached_latent_frames": -2}, "rebuilds nothing: set recaches to false"),
+        ({"recached_latent_frames": 3}, "not whole blocks of 2: set recached_latent_frames to 4"),
+        ({"recached_latent_frames": 8}, "larger than the window of 6: leave recached_latent_fr"),
     ],
 )
 def test_a_rollout_that_cannot_work_is_a_user_error_that_names_the_setting(changes, message):
