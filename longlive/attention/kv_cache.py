@@ -148,6 +148,15 @@ class KVCache:
         for buffer, values in zip((self.k, self.v), kept, strict=True):
             buffer[:, :, : values.shape[2]].copy_(values)
 
+    def rows(self, slots_F: Tensor) -> tuple[Tensor, Tensor]:
+        """Copy some slots, int64 on the cache's device."""
+        return self.k.index_select(2, slots_F), self.v.index_select(2, slots_F)
+
+    def put_rows(self, slots_F: Tensor, kept: tuple[Tensor, Tensor]) -> None:
+        """Put back what :meth:`rows` returned for the same slots."""
+        for buffer, values in zip((self.k, self.v), kept, strict=True):
+            buffer.index_copy_(2, slots_F, values)
+
 
 def _update(buffer: Tensor, new_BLND: Tensor, slots_F: Tensor, read: Slots) -> Tensor:
     new_BFPND = new_BLND.unflatten(1, (-1, buffer.shape[2]))

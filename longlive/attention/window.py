@@ -89,6 +89,15 @@ class SlotWindow:
         self.origin = self.end = at
         self.filled = self.head = 0
 
+    @property
+    def mark(self) -> tuple[int, int, int, int]:
+        """``origin``, ``end``, ``filled`` and ``head``, for :meth:`go_to`."""
+        return self.origin, self.end, self.filled, self.head
+
+    def go_to(self, mark: tuple[int, int, int, int]) -> None:
+        """Stand where the window stood when ``mark`` was read."""
+        self.origin, self.end, self.filled, self.head = mark
+
     def plan(self, start: int, frames: int, *, protects_sink: bool = True) -> WindowPlan:
         """Place ``frames`` latent frames that start at absolute latent frame ``start``.
 

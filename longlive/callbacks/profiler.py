@@ -181,6 +181,12 @@ class LongLiveProfiler(RolloutCallback):
             recorder.close_through(step_name(state.schedule.sigmas[state.step_index]))
             self._recording.count_pass()
 
+    def on_block_abandoned(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        if recorder := self._recording.of(state):
+            recorder.cut()
+
     def on_latents_ready(
         self,
         trainer: pl.Trainer | None,

@@ -1,5 +1,6 @@
 """The prompts of a video that several processes make: the first one's, at the same block in all."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
@@ -39,14 +40,11 @@ class SharedPrompts:
 
     def advance(self, block_start_latent_frame: int) -> str | None:
         """Move to a block, in all processes; return the prompt that becomes active, if any."""
-        message: list[Any] = [None]
-        if self._group.rank() == 0:
-            prompt = self._prompts.advance(block_start_latent_frame)
-            message = [(prompt, self._prompts.prompt, self._prompts.transition)]
-        dist.broadcast_object_list(message, group=self._group, group_src=0)
-        changed: str | None
-        changed, *self._told = message[0]
-        return changed
+        return self._share(lambda: self._prompts.advance(block_start_latent_frame))
+
+    def preempt(self) -> str | None:
+        """Let a prompt begin with the block at hand, in all processes; return it, if any."""
+        return self._share(self._prompts.preempt)
 
     def request(self, prompt: str) -> None:
         """Ask for a prompt from the next block on, in the first process.
@@ -57,6 +55,17 @@ class SharedPrompts:
         if self._group.rank() != 0:
             raise UserError("this process follows another one: ask for prompts in the first")
         self._prompts.request(prompt)
+
+    def _share(self, ask: Callable[[], str | None]) -> str | None:
+        """Ask in the first process, and follow its answer in all."""
+        message: list[Any] = [None]
+        if self._group.rank() == 0:
+            prompt = ask()
+            message = [(prompt, self._prompts.prompt, self._prompts.transition)]
+        dist.broadcast_object_list(message, group=self._group, group_src=0)
+        changed: str | None
+        changed, *self._told = message[0]
+        return changed
 
 
 def control_group(trainer: pl.Trainer | None) -> dist.ProcessGroup:

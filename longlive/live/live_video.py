@@ -1,7 +1,7 @@
 """What a viewer has asked for and where the rollout stands in it: the rules without threads."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from longlive.data.sessions import BranchTree, PromptEvent
 from longlive.errors import UserError
@@ -66,6 +66,7 @@ class LiveVideo:
         is_recording: Whether what is shown is recorded.
         jump: Where the rollout has to go before the next block, if anywhere.
         muted_until: Blocks before this one are made again only to get here.
+        is_open: Whether a prompt may still begin with the block at hand, which is then begun again.
         pins: Blocks whose state was asked to be kept.
     """
 
@@ -74,7 +75,7 @@ class LiveVideo:
         self.serial = 0
         self.setup: Setup | None = None
         self.is_playing = self.is_paused = self.has_shown = self.is_recording = False
-        self.is_held = False
+        self.is_held = self.is_open = False
         self.jump: Jump | None = None
         self.muted_until = 0
         self.pins: set[int] = set()
@@ -107,20 +108,21 @@ class LiveVideo:
         return self._go_to(0, is_new_video=True)
 
     def ask(self, request: int, prompt: str, transition: Transition | None) -> Effect:
-        """Let a prompt begin with the next block.
+        """Let a prompt begin with the next block, or with the one at hand while that is open.
 
         Raises:
             OutOfOrder: If nothing plays.
         """
         tree = self.playing_tree()
-        block = self.next_block
+        block = self._begun if self.is_open and self.jump is None else self.next_block
         if self._length is not None and block >= self._length:
             raise OutOfOrder("the last block has begun; start another video or go back")
         chosen = transition or self._transition
         replaced = tree.ask(PromptEvent(block, prompt, chosen, request))
-        effect = self._effect()
-        return replace(
-            effect,
+        return Effect(
+            tree.current,
+            block,
+            self.frame_of(block),
             replaces=None if replaced is None else replaced.request,
             unchanged=tree.event_at(tree.current, block) is None,
         )
@@ -226,6 +228,7 @@ class LiveVideo:
         assert self.jump is not None
         self.muted_until = self.jump.block
         self._begun = block_index
+        self.is_open = False
         self.jump = None
 
     def begin(self, block: int) -> PromptEvent | None:

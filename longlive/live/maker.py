@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from longlive.live.delivery import BlockTicket, Delivery
+from longlive.live.live_prompts import LivePrompts
 from longlive.live.live_video import Jump, LiveVideo
 from longlive.live.playout import Playout
 from longlive.live.protocol import Ended, Error, ServerMessage
@@ -29,7 +30,7 @@ from longlive.rollout.snapshot import (
     take_snapshot,
 )
 from longlive.rollout.state import RolloutState
-from longlive.rollout.transitions import SWITCH, Transition
+from longlive.rollout.transitions import Transition
 
 log = logging.getLogger(__name__)
 
@@ -39,35 +40,6 @@ _GPU_INTERVAL = 4
 
 class _Leave(Exception):
     """Ends the rollout: the engine is closed, or needs one that is built otherwise."""
-
-
-class LivePrompts:
-    """Prompts as the loop asks for them: by block, whichever way the blocks come.
-
-    Args:
-        begin_block: Told that a block begins; gives the prompt that begins with it, if one does.
-        block_latent_frames: Latent frames of a block.
-    """
-
-    def __init__(
-        self, begin_block: Callable[[int], tuple[str, Transition] | None], block_latent_frames: int
-    ) -> None:
-        self._begin_block = begin_block
-        self._block_latent_frames = block_latent_frames
-        self.prompt = ""
-        self.transition = SWITCH
-
-    def advance(self, block_start_latent_frame: int, /) -> str | None:
-        """Move to a block; return the prompt that begins with it, if one does."""
-        found = self._begin_block(block_start_latent_frame // self._block_latent_frames)
-        if found is None:
-            return None
-        self.prompt, self.transition = found
-        return self.prompt
-
-    def request(self, prompt: str, /) -> None:
-        """Prompts are asked for through the engine, which knows the branches."""
-        raise ValueError("ask the session engine for a prompt")
 
 
 class _Gate(RolloutCallback):
@@ -83,6 +55,16 @@ class _Gate(RolloutCallback):
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
         self._maker.enter(state)
+
+    def on_denoise_step_end(
+        self,
+        trainer: pl.Trainer | None,
+        pl_module: pl.LightningModule,
+        state: RolloutState,
+        x0_BFCHW: Tensor,
+    ) -> None:
+        if state.is_last_border:
+            self._maker.close_block()
 
     def on_frames_ready(
         self,
@@ -141,6 +123,7 @@ class Maker:
         self._decoder: RewindableDecoder | None = None
         self._fresh: RolloutSnapshot | None = None
         self._ticket: BlockTicket | None = None
+        self._state: RolloutState | None = None
         # Copies on a GPU are gigabytes, and make the transformer wait for a decoder beside it.
         self._every = _GPU_INTERVAL if self._device.type == "cuda" else 1
         self._is_closed = False
@@ -182,7 +165,7 @@ class Maker:
         self._setup = setup
         self._model.spec = setup.apply(self._base_spec, self._model.shift)
         stream = self._model.stream(
-            LivePrompts(self._begin_block, self._model.block_latent_frames),
+            LivePrompts(self._begin_block, self._preempted_block, self._model.block_latent_frames),
             seed=self._seed_of,
             latent_frames=None,
             callbacks=[*self._callbacks, _Gate(self)],
@@ -213,6 +196,7 @@ class Maker:
 
     def enter(self, state: RolloutState) -> None:
         """No block has begun: keep this state for every new video."""
+        self._state = state
         state.block_index = BEFORE_THE_FIRST
         self._ticket = None
         if self._decoder is None:
@@ -234,6 +218,7 @@ class Maker:
                 raise _Leave
             is_remade = video.is_remaking
             event = video.begin(block)
+            video.is_open = event is None and not is_remade and self._can_preempt
             active = event or tree.prompt_at(tree.current, block)
             frame = video.frame_of(block)
             self._ticket = BlockTicket(
@@ -249,6 +234,25 @@ class Maker:
                 start_s=time.perf_counter(),
             )
         return None if event is None else (event.prompt, event.transition)
+
+    @property
+    def _can_preempt(self) -> bool:
+        state = self._state
+        return state is not None and state.spec.preempts and len(state.schedule.sigmas) > 1
+
+    def close_block(self) -> None:
+        """The loop is about to ask for the last time for a prompt for the block at hand."""
+        with self._changed:
+            self._video.is_open = False
+
+    def _preempted_block(self) -> int | None:
+        with self._changed:
+            ticket, video = self._ticket, self._video
+            if ticket is None or ticket.event is not None or ticket.is_remade:
+                return None
+            is_here = video.is_playing and video.jump is None and ticket.tree is video.tree
+            is_asked = ticket.tree.event_at(ticket.branch, ticket.block) is not None
+            return ticket.block if is_here and is_asked else None
 
     def show(self, frames_BTCHW: Tensor) -> None:
         """Frames of the block at hand, or a part of them."""

@@ -180,6 +180,11 @@ class RegionRecorder:
         self._stack.pop().is_kept = False
         self.clock.leave()
 
+    def cut(self) -> None:
+        """End the current region, which was cut short."""
+        self._stack[-1].is_cut = True
+        self.close()
+
     def unwind(self) -> None:
         """End every open region; all but the outermost were cut short."""
         at = None

@@ -129,6 +129,11 @@ class RolloutCallback(pl.Callback):
     ) -> None:
         """Called with the step's estimate of the clean latents."""
 
+    def on_block_abandoned(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        """Called when a block is given up between two steps, to begin again with a new prompt."""
+
     def on_latents_ready(
         self,
         trainer: pl.Trainer | None,

@@ -10,6 +10,7 @@ from torch import Tensor
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import RolloutHooks
 from longlive.rollout.noise import NoiseSource
+from longlive.rollout.preemption import BlockBorder, Preempted
 from longlive.rollout.prompts import Prompts
 from longlive.rollout.state import RolloutState, without_dropped
 from longlive.rollout.transitions import Blend, Mixture, Transition, only
@@ -19,6 +20,10 @@ TextKeysValuesOf = Callable[[str], list[tuple[Tensor, Tensor]]]
 """Keys and values of a prompt for every layer, in the network's batch."""
 BlendedTextOf = Callable[[Mixture], list[tuple[Tensor, Tensor]]]
 """The same of a mixture of text embeddings."""
+
+
+def _never() -> str | None:
+    return None
 
 
 def stream_blocks(
@@ -33,7 +38,9 @@ def stream_blocks(
     """Denoise block after block and yield each block's clean latents.
 
     A block is yielded before its context update, so that a viewer need not wait for it; the update
-    runs when the next block is asked for. A change of prompt takes effect at the next block start.
+    runs when the next block is asked for. A change of prompt takes effect at the next block start;
+    if ``state.spec.preempts``, the block at hand is given up for it between two denoising steps and
+    begun again, see :mod:`longlive.rollout.preemption`.
 
     A hook may put an earlier state back in ``on_block_end``, see :mod:`longlive.rollout.snapshot`;
     the block after the restored ``state.block_index`` is then the next.
@@ -50,22 +57,35 @@ def stream_blocks(
     Yields:
         ``[B, F, C, H, W]``, F latent frames per block, in time order.
     """
+
+    def begin(prompt: str | None) -> None:
+        """Bring the block at hand under a prompt, or go on with the active one."""
+        if prompt is not None:
+            begin_transition(state, prompt, prompts.transition)
+        if state.blend is not None:
+            blend_prompt(state, prompt, blended_text_of or _no_blends, hooks)
+        elif prompt is not None:
+            switch_prompt(state, denoiser, prompt, text_of, hooks)
+
     try:
         hooks.call("on_rollout_start", state)
         blocks = state.spec.blocks
         block_index = 0
         while blocks is None or block_index < blocks:
             state.block_index = block_index
+            border = BlockBorder.of(state)
             prompt = prompts.advance(state.block_start)
             if block_index == 0:
                 prompt = prompts.prompt
-            if prompt is not None:
-                begin_transition(state, prompt, prompts.transition)
-            if state.blend is not None:
-                blend_prompt(state, prompt, blended_text_of or _no_blends, hooks)
-            elif prompt is not None:
-                switch_prompt(state, denoiser, prompt, text_of, hooks)
-            x0_BFCHW = next_block(state, denoiser, noise, hooks)
+            begin(prompt)
+            preempt = prompts.preempt if state.spec.preempts else _never
+            try:
+                x0_BFCHW = next_block(state, denoiser, noise, hooks, preempt)
+            except Preempted as preempted:
+                hooks.call("on_block_abandoned", state)
+                border.restore(state)
+                begin(preempted.prompt)
+                x0_BFCHW = next_block(state, denoiser, noise, hooks)
             yield x0_BFCHW
             if state.spec.updates_context:
                 update_context(state, denoiser, x0_BFCHW, hooks)
@@ -76,11 +96,26 @@ def stream_blocks(
 
 
 def next_block(
-    state: RolloutState, denoiser: Denoiser, noise: NoiseSource, hooks: RolloutHooks
+    state: RolloutState,
+    denoiser: Denoiser,
+    noise: NoiseSource,
+    hooks: RolloutHooks,
+    preempt: Callable[[], str | None] = _never,
 ) -> Tensor:
-    """Denoise the block at hand and remember it; its clean keys are not stored yet."""
+    """Denoise the block at hand and remember it; its clean keys are not stored yet.
+
+    Args:
+        state: Where the rollout stands.
+        denoiser: The network call.
+        noise: Noise per block and step.
+        hooks: Who is told.
+        preempt: Asked between two steps for a prompt to give the block up for.
+
+    Raises:
+        Preempted: If there is one.
+    """
     hooks.call("on_block_start", state)
-    x0_BFCHW = denoise_block(state, denoiser, noise, hooks)
+    x0_BFCHW = denoise_block(state, denoiser, noise, hooks, preempt)
     # A recache replays values; in training the graph of a block ends here.
     state.recent.append(x0_BFCHW.detach())
     hooks.call("on_latents_ready", state, x0_BFCHW)
@@ -97,9 +132,13 @@ def update_context(
 
 
 def denoise_block(
-    state: RolloutState, denoiser: Denoiser, noise: NoiseSource, hooks: RolloutHooks
+    state: RolloutState,
+    denoiser: Denoiser,
+    noise: NoiseSource,
+    hooks: RolloutHooks,
+    preempt: Callable[[], str | None],
 ) -> Tensor:
-    """Take one block from noise to clean latents ``[B, F, C, H, W]``."""
+    """Take one block from noise to clean latents ``[B, F, C, H, W]``, unless it is given up."""
     x_BFCHW = x0_BFCHW = noise.draw(state.block_index, 0)
     for step_index, (sigma, next_sigma) in enumerate(state.schedule.transitions):
         state.step_index = step_index
@@ -113,6 +152,8 @@ def denoise_block(
         hooks.call("on_denoise_step_end", state, x0_BFCHW)
         if next_sigma == 0:
             break
+        if (prompt := preempt()) is not None:
+            raise Preempted(prompt)
         if state.spec.sampler == "renoise":
             fresh_BFCHW = noise.draw(state.block_index, step_index + 1)
             x_BFCHW = add_noise(x0_BFCHW, fresh_BFCHW, next_sigma)

@@ -1,6 +1,7 @@
 """Which prompt is active at a latent frame: planned beforehand, or typed while the video runs.
 
-A rollout looks at its prompts once before each block. A switch planned for latent frame ``i``
+A rollout looks at its prompts once before each block, and between denoising steps if requests may
+interrupt a block. A switch planned for latent frame ``i``
 therefore acts at the first block that starts at or after ``i``, and at most one switch acts per
 block: of two that fall due together, the second acts one block later (LongLive, arXiv:2509.22622).
 """
@@ -35,6 +36,15 @@ class Prompts(Protocol):
 
     def request(self, prompt: str, /) -> None:
         """Ask for a prompt from the next block on; safe to call from any thread."""
+        ...
+
+    def preempt(self) -> str | None:
+        """Let a prompt that was asked for begin with the block at hand; return it, if any.
+
+        Called between two denoising steps of a block, if the rollout preempts. Never gives a second
+        prompt to a block, so that a block is begun again at most once, and of a flood of prompts
+        each block takes one.
+        """
         ...
 
 
@@ -214,6 +224,20 @@ class PromptCursor:
                 if block_start_latent_frame == 0:
                     self._history.clear()
                 self._history.append((block_start_latent_frame, prompt))
+            return prompt
+
+    def preempt(self) -> str | None:
+        """Let the requested prompt begin with the block at hand; return it, if any.
+
+        A block that has begun with a prompt takes no other one, the very first block included.
+        """
+        with self._lock:
+            block_start, (began, active) = self._last_block_start, self._history[-1]
+            if began == block_start or self._requested in (None, active):
+                return None
+            prompt = self._take(block_start)
+            assert prompt is not None
+            self._history.append((block_start, prompt))
             return prompt
 
     def _take(self, block_start: int) -> str | None:

@@ -85,6 +85,9 @@ class _SwitchEveryBlock:
     def request(self, prompt: str, /) -> None:
         """Nobody asks."""
 
+    def preempt(self) -> str | None:
+        return None
+
 
 class _Silence:
     def __init__(self, like_BFCHW: Tensor) -> None:

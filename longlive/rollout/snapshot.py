@@ -69,16 +69,15 @@ class RolloutSnapshot:
 
 def take_snapshot(state: RolloutState, decoder: RewindableDecoder) -> RolloutSnapshot:
     """Freeze a rollout between two blocks: in ``on_block_end``, or before the first."""
-    window = state.window
     return RolloutSnapshot(
         block_index=state.block_index,
         prompt=state.prompt,
         mixture=state.mixture,
         blend=state.blend,
-        window=(window.origin, window.end, window.filled, window.head),
+        window=state.window.mark,
         recent=tuple(state.recent),
         # A window that is not full fills a prefix of the slots.
-        keys_values=state.cache.snapshot(window.filled),
+        keys_values=state.cache.snapshot(state.window.filled),
         text=state.cross_cache.snapshot(),
         decoder=decoder.snapshot(),
     )
@@ -92,8 +91,7 @@ def restore_snapshot(
     state.prompt = snapshot.prompt
     state.mixture = snapshot.mixture
     state.blend = snapshot.blend
-    window = state.window
-    window.origin, window.end, window.filled, window.head = snapshot.window
+    state.window.go_to(snapshot.window)
     state.recent.clear()
     state.recent.extend(snapshot.recent)
     state.cache.restore(snapshot.keys_values)

@@ -57,6 +57,8 @@ class RolloutSpec:
             the stored keys and fades out with them.
         rehearses: Whether every kind of pass is run before the first block, so that none is slow
             the first time it is needed.
+        preempts: Whether a prompt that is asked for while a block is denoised begins with that
+            block, which is then begun again, and not with the next.
         is_shown: Whether blocks are decoded; of several processes that make one video, in one.
     """
 
@@ -78,6 +80,7 @@ class RolloutSpec:
     updates_context: bool = True
     recaches: bool = True
     rehearses: bool = False
+    preempts: bool = False
     is_shown: bool = True
 
     @property
@@ -289,6 +292,11 @@ class RolloutState:
         first = self.spec.first_schedule
         return self.spec.schedule if first is None or self.block_index else first
 
+    @property
+    def is_last_border(self) -> bool:
+        """Whether the step at hand is the last but one; after it a block is kept."""
+        return self.step_index == len(self.schedule.sigmas) - 2
+
     def plan_block(self) -> WindowPlan:
         """Place the block at hand in the cache."""
         return self.window.plan(self.block_start, self.spec.geometry.block_latent_frames)
@@ -300,15 +308,15 @@ class RolloutState:
         prefix = plan.read_prefix
         return StepInputs(
             timestep_BF=torch.full((1, 1), timestep_of(sigma), device=self.device),
-            positions_F=self._on_device(plan.positions) if relative else absolute,
-            write_slots_F=self._on_device(plan.write_slots),
-            read=self._on_device(plan.read_slots) if prefix is None else prefix,
-            seen_positions_S=self._on_device(plan.slot_positions) if relative else None,
+            positions_F=self.slots_on_device(plan.positions) if relative else absolute,
+            write_slots_F=self.slots_on_device(plan.write_slots),
+            read=self.slots_on_device(plan.read_slots) if prefix is None else prefix,
+            seen_positions_S=self.slots_on_device(plan.slot_positions) if relative else None,
             dropped=plan.dropped,
             keys_only=keys_only,
         )
 
-    def _on_device(self, slots: tuple[int, ...]) -> Tensor:
+    def slots_on_device(self, slots: tuple[int, ...]) -> Tensor:
         """Slots as an int64 tensor, cut from a table on the device instead of copied to it."""
         if self._slot_ids is None:
             self._slot_ids = torch.arange(self.spec.slots, device=self.device)

@@ -139,8 +139,8 @@ def test_what_is_read_is_a_number_of_leading_slots(block_index, read):
 
 def test_a_call_that_stores_nothing_has_no_slots():
     state = state_of()
-    assert state._on_device(()).tolist() == []
-    assert state._on_device(()).dtype == torch.int64
+    assert state.slots_on_device(()).tolist() == []
+    assert state.slots_on_device(()).dtype == torch.int64
 
 
 def test_leaving_out_what_is_dropped_keeps_the_rest_of_a_plan():
