@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,13 @@ class Played:
         messages: What it says.
     """
 
-    def __init__(self, model: LongLive, **options: Any) -> None:
+    def __init__(
+        self, model: LongLive, *, callbacks: Sequence[RolloutCallback] = (), **options: Any
+    ) -> None:
         self.latents = Latents()
         self.messages: list[ServerMessage] = []
         self.engine = SessionEngine(
-            model, callbacks=[self.latents], emit=self.messages.append, **options
+            model, callbacks=[*callbacks, self.latents], emit=self.messages.append, **options
         )
         self.latents.engine = self.engine
 
