@@ -89,6 +89,8 @@ class RolloutStream:
     def change_prompt(self, prompt: str) -> None:
         """Ask for another prompt from the next block on; of several the latest wins.
 
+        If the rollout preempts, the block at hand may be begun again for it.
+
         Raises:
             UserError: If the prompt is blank.
         """
