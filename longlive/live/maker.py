@@ -158,7 +158,7 @@ class Maker:
                 log.exception("the rollout failed")
                 self._fail(error)
             finally:
-                self._setup = self._decoder = self._fresh = self._ticket = None
+                self._setup = self._decoder = self._fresh = self._ticket = self._state = None
                 self._snapshots.clear()
 
     def _roll(self, setup: Setup) -> None:

@@ -160,8 +160,9 @@ class PromptTimeline:
 class PromptCursor:
     """Where one rollout stands in its timeline, open to requests from other threads.
 
-    A request takes effect at the next block, or at the one at hand if the rollout preempts. It drops the planned switches that are due by
-    then, since it is the later word; those planned for later still come.
+    A request takes effect at the next block, or at the one at hand if the rollout preempts. It also
+    drops the planned switches that are due by then, since it is the later word; those planned for
+    later still come.
     """
 
     def __init__(self, timeline: PromptTimeline) -> None:
