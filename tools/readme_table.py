@@ -10,7 +10,7 @@ weights go into different tables, each under what may be concluded from them.
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from longlive.benchmark.markdown import NOTHING, code, decimals, show, table
@@ -86,7 +86,7 @@ def row(folder: Path, results: Results, beside: Path) -> list[str]:
             _value(results, figure)
             for figure in ("switch_added_ms", "prompt_to_pixel_ms", "peak_memory_bytes")
         ),
-        code(_short_commit(results.commit or "")),
+        code(short_commit(results.commit or "")),
     ]
 
 
@@ -100,7 +100,8 @@ def _value(results: Results, name: str) -> str:
     return shown.removesuffix(" fps")
 
 
-def _short_commit(commit: str) -> str:
+def short_commit(commit: str) -> str:
+    """A commit as it is shown, with what says that it was changed."""
     name, dash, changed = commit.partition("-")
     return f"{name[:10]}{dash}{changed}"
 
@@ -108,9 +109,10 @@ def _short_commit(commit: str) -> str:
 def _video(results: Results) -> str:
     recipe = results.recipe
     window = recipe.window_latent_frames
+    size = model_settings(recipe.settings).get("size")
     return ", ".join(
         [
-            *_size(recipe.settings),
+            *([size] if isinstance(size, str) else []),
             f"{recipe.height_px}x{recipe.width_px}",
             f"{recipe.steps} steps",
             "no window" if window is None else f"window {window}",
@@ -120,15 +122,13 @@ def _video(results: Results) -> str:
     )
 
 
-def _size(settings: Mapping[str, object]) -> Iterator[str]:
-    """Name of the model's size, wherever the configuration has it."""
+def model_settings(settings: Mapping[str, object]) -> Mapping[str, object]:
+    """Arguments of the model, wherever the configuration has them."""
     for key in ("model", "init_args"):
         inner = settings.get(key)
         if isinstance(inner, Mapping):
-            yield from _size(inner)
-            return
-    if isinstance(settings.get("size"), str):
-        yield str(settings["size"])
+            return model_settings(inner)
+    return settings
 
 
 def _rank(kind: str) -> tuple[int, str]:

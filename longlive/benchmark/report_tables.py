@@ -1,6 +1,6 @@
 """Where time and memory went, as sections of the report: budget, layers, floors, regions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from longlive.benchmark.budget import BUDGET_PARTS, budgets, plain_rollouts
 from longlive.benchmark.latency import decodes_beside
@@ -44,7 +44,7 @@ def layer_section(results: Results) -> Iterator[str]:
         "Milliseconds per pass, summed over the layers, from a rollout with hooks in every layer. "
         "The hooks cost the host time: take shares from here, not totals."
     )
-    yield from _eager_run(results)
+    yield from eager_run(results)
     yield ""
     kinds = list(dict.fromkeys(row.pass_kind for row in layers))
     by_place = {(row.pass_kind, row.part): row for row in layers}
@@ -78,9 +78,9 @@ def floor_section(results: Results) -> Iterator[str]:
     if results.ceilings is None:
         yield "No ceilings are known for this machine, so there are no floors."
     else:
-        yield from _ceilings(results.ceilings)
+        yield from ceilings_line(results.ceilings)
     yield ""
-    yield from _eager_run(results)
+    yield from eager_run(results)
     if decodes_beside(plain_rollouts(results)):
         yield "The decoder ran beside the transformer: each piece had a part of the device."
     yield ""
@@ -130,7 +130,7 @@ def memory_section(results: Results) -> Iterator[str]:
     )
 
 
-def _eager_run(results: Results) -> Iterator[str]:
+def eager_run(results: Results) -> Iterator[str]:
     """That the layers ran otherwise than in the recipe, if they did."""
     if results.breakdown and results.breakdown.layers and results.breakdown.layers_without:
         without = ", ".join(results.breakdown.layers_without)
@@ -144,7 +144,8 @@ def _layer_ms(row: LayerRow) -> float:
     return sum(row.layers_ms)
 
 
-def _ceilings(ceilings: dict[str, object]) -> Iterator[str]:
+def ceilings_line(ceilings: Mapping[str, object]) -> Iterator[str]:
+    """The rates that floors rest on."""
     rates = ", ".join(
         f"{words} {ceilings[key]:.4g} {unit}"
         for key, words, unit in (

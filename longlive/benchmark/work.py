@@ -1,9 +1,10 @@
 """Measured time beside the work that was done in it and the floor that the ceilings leave."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from longlive.benchmark.breakdown import Profiled
+from longlive.benchmark.provenance import Recipe
 from longlive.benchmark.results import Results, WorkRow
 from longlive.callbacks import module_regions as parts
 from longlive.errors import UserError
@@ -14,10 +15,11 @@ from longlive.models.sizes import dit_config
 from longlive.modules.longlive import LongLive
 
 ALL = "all"
+"""A piece as a whole, as ``WorkRow.work``."""
 
-_STEP = "step, steady"
-_CONTEXT = "context update, steady"
-_DECODE = "vae decode, later blocks"
+STEP, CONTEXT, DECODE = "step, steady", "context update, steady", "vae decode, later blocks"
+"""Pieces that a steady block consists of, as ``WorkRow.piece``."""
+
 _RECACHE = "recache"
 _TEXT = "text encoder"
 _TEXT_KEYS = "text keys and values"
@@ -34,7 +36,7 @@ _PART_OF = {
 }
 _BESIDE = "embeddings and head"
 _UNCOUNTED = (parts.ROPE, parts.UPDATE, parts.NORMS)
-_PASS_KIND = {_STEP: "denoising step", _CONTEXT: "context update", _RECACHE: "recache"}
+_PASS_KIND = {STEP: "denoising step", CONTEXT: "context update", _RECACHE: "recache"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,12 @@ def times_of(profiled: Profiled, block_period_ms: float | None) -> Times:
     medians = {row.path: row.p50_ms for row in breakdown.regions}
     steps = [ms for path, ms in medians.items() if path[-1].startswith("step ")]
     pieces = {
-        _CONTEXT: medians.get(("rollout", "block", "context update")),
-        _DECODE: medians.get(("rollout", "block", "VAE decode")),
+        CONTEXT: medians.get(("rollout", "block", "context update")),
+        DECODE: medians.get(("rollout", "block", "VAE decode")),
         _RECACHE: medians.get(("rollout", "recache")),
         _TEXT: medians.get(("rollout", "text encoding", parts.TEXT_ENCODER)),
         _TEXT_KEYS: medians.get(("rollout", "text encoding", parts.CROSS_RESET)),
-        _STEP: sum(steps) / len(steps) if steps else None,
+        STEP: sum(steps) / len(steps) if steps else None,
         STEADY_BLOCK: block_period_ms,
     }
     layers: dict[str, dict[str, float]] = {}
@@ -147,6 +149,47 @@ def _rows_of(
         yield from _rows(piece, work, times, ceilings)
 
 
+def recipe_floors(
+    recipe: Recipe, size: str, decoder: str, ceilings: Ceilings
+) -> tuple[WorkRow, ...]:
+    """Work and floors of what a benchmark was run on, without its model and without times.
+
+    Args:
+        recipe: Of the benchmark.
+        size: Of the transformer.
+        decoder: ``wan``, or another that the cost model does not know.
+        ceilings: Rates.
+
+    Returns:
+        Nothing for a recipe without a window, whose passes are all different.
+
+    Raises:
+        UserError: If the cost model does not know the size or the type of numbers.
+    """
+    if recipe.window_latent_frames is None:
+        return ()
+    setup = Setup(
+        size=size,
+        height_px=recipe.height_px,
+        width_px=recipe.width_px,
+        window_latent_frames=recipe.window_latent_frames,
+        sink_latent_frames=recipe.sink_latent_frames,
+        block_latent_frames=recipe.block_latent_frames,
+        steps=recipe.steps,
+        dtype=recipe.dtype,
+    )
+    passes = recipe.batch_size * (2 if recipe.guidance != 1 else 1)
+    pieces = _pieces(analyze(setup), passes, recipe.batch_size, is_wan=decoder == "wan")
+    untimed = Times({}, {}, None)
+    return tuple(row for one in pieces for row in _rows(*one, untimed, ceilings))
+
+
+def at_floors(work: Iterable[WorkRow], rows: Iterable[WorkRow]) -> tuple[WorkRow, ...]:
+    """Work with the floors that other rows have for it; what was measured stays."""
+    floors = {(row.piece, row.work): row.floor_ms for row in rows}
+    return tuple(replace(row, floor_ms=floors.get((row.piece, row.work))) for row in work)
+
+
 def with_floors(results: Results, model: LongLive, ceilings: Ceilings) -> tuple[WorkRow, ...]:
     """The work of a benchmark with floors at other ceilings; what was measured stays.
 
@@ -160,9 +203,7 @@ def with_floors(results: Results, model: LongLive, ceilings: Ceilings) -> tuple[
         return results.work
     setup = _setup(model, recipe.window_latent_frames, recipe.dtype)
     rows = _rows_of(setup, model, recipe.batch_size, Times({}, {}, None), ceilings)
-    floors = {(row.piece, row.work): row.floor_ms for row in rows}
-    known = (replace(row, floor_ms=floors.get((row.piece, row.work))) for row in results.work)
-    return tuple(known)
+    return at_floors(results.work, rows)
 
 
 def _pieces(
@@ -170,13 +211,13 @@ def _pieces(
 ) -> Iterator[tuple[str, Work]]:
     works = {entry.name: entry.work for entry in report.entries}
     text = next(name for name in works if name.startswith(f"{_TEXT},"))
-    yield _STEP, works[_STEP] * passes
-    yield _CONTEXT, works[_CONTEXT] * passes
+    yield STEP, works[STEP] * passes
+    yield CONTEXT, works[CONTEXT] * passes
     yield _RECACHE, works[_RECACHE] * passes
     if is_wan:
-        yield _DECODE, works[_DECODE] * batch
-        steps = works[_STEP] * (passes * report.setup.steps) + works[_CONTEXT] * passes
-        yield STEADY_BLOCK, steps + works[_DECODE] * batch
+        yield DECODE, works[DECODE] * batch
+        steps = works[STEP] * (passes * report.setup.steps) + works[CONTEXT] * passes
+        yield STEADY_BLOCK, steps + works[DECODE] * batch
     yield _TEXT, works[text]
     yield _TEXT_KEYS, works[_TEXT_KEYS]
 
@@ -186,7 +227,7 @@ def _rows(piece: str, work: Work, times: Times, ceilings: Ceilings | None) -> It
     layers = times.layers.get(_PASS_KIND.get(piece, ""), {})
     for name, products in _by_part(piece, work).items():
         measured_ms = layers.get(name)
-        if name == _BESIDE and piece == _STEP:
+        if name == _BESIDE and piece == STEP:
             measured_ms = times.beside_layers
         yield _row(piece, name, Work(products), ceilings, measured_ms)
     for name in _UNCOUNTED:
