@@ -33,7 +33,7 @@ MATRICES = ("alone", "left_out", "cumulative")
 """Ablations of the optimizations, ``configs/benchmark/ablation_NAME.yaml``."""
 
 LESS_WORK = ("FoldUpsampling", "QuantizeLinears")
-"""Callbacks that leave less to do than the model as it is written, which floors are counted from."""
+"""Callbacks that leave less to do than floors count, which are of the model as it is written."""
 
 STEPS = (
     *("run", "what changed", "attention", "commit", "ms a block", "fps", "over the first"),
@@ -95,8 +95,8 @@ def _steps(found: Found, at: Path) -> Iterator[str]:
 def _floors(budgets: Mapping[Path, BlockBudget]) -> Iterator[str]:
     """What the floors of the sections below are, and whether they are the same."""
     yield (
-        "A floor is the work of the model as it is written at the rates of the ceilings named beside "
-        "it: better kernels, or less work, can pass it."
+        "A floor is the work of the model as it is written at the rates of the ceilings named "
+        "beside it: better kernels, or less work, can pass it."
     )
     rates: list[object] = []
     for budget in budgets.values():

@@ -144,8 +144,19 @@ def work_rows(
 def _rows_of(
     setup: Setup, model: LongLive, batch: int, times: Times, ceilings: Ceilings | None
 ) -> Iterator[WorkRow]:
-    passes = batch * (2 if model.spec.guidance != 1 else 1)
-    for piece, work in _pieces(analyze(setup), passes, batch, is_wan=model.decoder == "wan"):
+    return _piece_rows(setup, model.spec.guidance, batch, model.decoder, times, ceilings)
+
+
+def _piece_rows(
+    setup: Setup,
+    guidance: float,
+    batch: int,
+    decoder: str,
+    times: Times,
+    ceilings: Ceilings | None,
+) -> Iterator[WorkRow]:
+    passes = batch * (2 if guidance != 1 else 1)
+    for piece, work in _pieces(analyze(setup), passes, batch, is_wan=decoder == "wan"):
         yield from _rows(piece, work, times, ceilings)
 
 
@@ -178,10 +189,8 @@ def recipe_floors(
         steps=recipe.steps,
         dtype=recipe.dtype,
     )
-    passes = recipe.batch_size * (2 if recipe.guidance != 1 else 1)
-    pieces = _pieces(analyze(setup), passes, recipe.batch_size, is_wan=decoder == "wan")
     untimed = Times({}, {}, None)
-    return tuple(row for one in pieces for row in _rows(*one, untimed, ceilings))
+    return tuple(_piece_rows(setup, recipe.guidance, recipe.batch_size, decoder, untimed, ceilings))
 
 
 def at_floors(work: Iterable[WorkRow], rows: Iterable[WorkRow]) -> tuple[WorkRow, ...]:
