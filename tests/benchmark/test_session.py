@@ -158,7 +158,7 @@ def test_parts_add_up_to_their_block_and_hardly_anything_is_left_over(model):
             assert sum(split.parts_ms.values()) == pytest.approx(split.total_ms)
             left[name].append(split.parts_ms[OTHER] / split.total_ms)
     for shares in left.values():
-        assert min(map(abs, shares)) < 0.02
+        assert min(map(abs, shares)) < 0.05
 
 
 def test_parts_happen_where_they_belong(model):
