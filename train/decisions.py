@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from students import ROOT, Machine, callbacks, free_gpus
+from students import ROOT, Machine, callbacks, machine_of
 
 from longlive.distillation.decisions import Decisions
 from longlive.weights.embedded import component_of, embedded_folder, read_config
@@ -105,10 +105,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.at_once < 1:
         parser.error("--at-once starts at 1")
-    machine = Machine(args.output)
-    free = free_gpus()
-    for place in range(args.at_once):
-        machine.devices.put(free[place % len(free)] if free else None)
+    machine = machine_of(args.output, args.at_once)
     with ThreadPoolExecutor(args.at_once) as pool:
         scores = list(pool.map(lambda name: train_and_score(machine, name, args), args.only))
     lines = ["| decision | adherence | all five |", "| --- | ---: | ---: |"]

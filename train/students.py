@@ -216,10 +216,15 @@ def tables(machine: Machine, weights: Path, students: list[str]) -> None:
         list(pool.map(make, [name for name, (values, *_) in asked.items() if values]))
 
 
-def free_gpus() -> list[str]:
-    """GPUs that this program may use, as numbers for ``CUDA_VISIBLE_DEVICES``."""
+def machine_of(output: Path, at_once: int) -> Machine:
+    """A machine for so many jobs at once, spread over the GPUs that this program may use."""
     given, count = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","), torch.cuda.device_count()
-    return [str(index) for index in range(count)] if given == [""] else given[:count]
+    free = [str(index) for index in range(count)] if given == [""] else given[:count]
+    machine = Machine(output)
+    for place in range(at_once):
+        # Small networks wait for the host most of the time: several fit on one GPU.
+        machine.devices.put(free[place % len(free)] if free else None)
+    return machine
 
 
 def main() -> None:
@@ -249,11 +254,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.at_once < 1:
         parser.error("--at-once starts at 1")
-    machine, weights = Machine(args.output), args.output / "weights"
-    free = free_gpus()
-    for place in range(args.at_once):
-        # Small networks wait for the host most of the time: several fit on one GPU.
-        machine.devices.put(free[place % len(free)] if free else None)
+    machine, weights = machine_of(args.output, args.at_once), args.output / "weights"
     options = Options(
         args.teacher,
         args.minutes,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import deepcopy
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 from longlive.errors import UserError
 from longlive.models.reconstruction import FramePair, LossWeights, around_objects, psnr_db
 from longlive.models.vae import WanVAE, usable_frames
-from longlive.models.vae_layers import ChannelNorm, use_channels_last
+from longlive.models.vae_layers import CausalConv3d, ChannelNorm, use_channels_last
 from longlive.models.vae_networks import DecoderState, EncoderState, VAEConfig
 
 SMALL = VAEConfig(
@@ -517,3 +518,21 @@ def test_objects_weigh_what_they_are_given():
     assert terms[0.0]["loss"] == terms[0.0]["pixel"] == terms[2.0]["pixel"]
     share = (terms[2.0]["loss"] - terms[2.0]["pixel"]) / terms[2.0]["pixel"]
     assert 0.1 < share < 1.9, "a part of the picture, not all of it"
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+def test_a_float32_convolution_on_a_cpu_is_the_float64_one_with_its_gradients(last):
+    conv = CausalConv3d(8, 12)
+    exact = deepcopy(conv).double()
+    if last:
+        use_channels_last(conv)
+    x = torch.randn(1, 8, 4, 6, 6, requires_grad=True)
+    wide = x.detach().double().requires_grad_()
+    made, expected = conv(x), exact(wide)
+    torch.testing.assert_close(made, expected.float(), rtol=1e-4, atol=1e-5)
+    weights = torch.randn_like(made)
+    (made * weights).sum().backward()
+    (expected * weights.double()).sum().backward()
+    pairs = ((x, wide), (conv.weight, exact.weight), (conv.bias, exact.bias))
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine.grad, theirs.grad.float(), rtol=1e-4, atol=1e-4)
