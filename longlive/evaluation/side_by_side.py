@@ -104,8 +104,10 @@ def make_videos(
     return [
         Made(
             script,
-            frames_BTCHW[index],
-            latents_BFCHW[index],
+            # Copies: a video that goes to another process moves all of the memory that it lies in,
+            # while others of the batch may be read.
+            frames_BTCHW[index].clone(),
+            latents_BFCHW[index].clone(),
             tuple((frames_of(start), prompt) for start, prompt in plan),
             seconds,
         )

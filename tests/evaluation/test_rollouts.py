@@ -249,6 +249,19 @@ def test_videos_side_by_side_are_those_made_alone(nano_recipe):
     assert apart.abs().max() > 0.1
 
 
+def test_a_video_sent_to_another_process_leaves_the_others_of_its_batch_where_they_are(nano_recipe):
+    model = load_recipe([nano_recipe]).model()
+    scripts = [PromptScript(index, ("a red circle",), None, index) for index in range(2)]
+    first, second = make_videos(model, [], scripts)
+    for sent, stays in (
+        (first.frames_TCHW, second.frames_TCHW),
+        (first.latents_FCHW, second.latents_FCHW),
+    ):
+        # What sending does to a tensor's memory.
+        sent.share_memory_()
+        assert not stays.is_shared()
+
+
 def test_a_cache_of_prompts_does_not_mix_up_two_batches(nano_recipe):
     model = load_recipe([nano_recipe]).model()
     cached = [PromptCache()]
