@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import export_student
 import pytest
 import torch
 from nano_distillation import nano_folder, prompts_file
+from processes import run_commands
 
 from longlive.weights.state_dicts import read_checkpoint
 
@@ -35,7 +37,7 @@ CALLBACKS = (
 pytestmark = pytest.mark.slow
 
 
-def command(weights: Path, steps: int, *options: str, every: int = 100) -> list[str]:
+def fit_words(weights: Path, steps: int, *options: str, every: int = 100) -> list[str]:
     settings = {
         **OPTIONS,
         "model.weights": weights,
@@ -47,18 +49,19 @@ def command(weights: Path, steps: int, *options: str, every: int = 100) -> list[
     }
     given = [f"--{name}={value}" for name, value in settings.items()]
     config = f"--config={CONFIGS / 'tiny_dmd.yaml'}"
-    return [sys.executable, "-m", "longlive", "fit", config, *given, *options]
+    return ["fit", config, *given, *options]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+def start(folder: Path, words: list[str]) -> "subprocess.Popen[str]":
+    """The program itself, which starts its other processes itself."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "longlive", *words]
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def run(folder: Path, words: list[str], **options) -> subprocess.CompletedProcess[str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    return subprocess.run(
-        words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, **options
-    )
+def train(folder: Path, words: list[str], count: int = 1) -> None:
+    for ended in run_commands(words, folder, count):
+        assert ended.code == 0, ended.errors
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
@@ -74,31 +77,26 @@ def weights(tmp_path_factory) -> Path:
 
 def test_two_processes_train_what_one_with_twice_the_batch_does(weights, tmp_path):
     """Only the devices and the strategy are others; and a sharded run is gone on with."""
-    one = run(
-        tmp_path / "one",
-        command(weights, 4, "--data.batch_size=2", "--model.updates.micro_batches=2"),
-    )
-    assert one.returncode == 0, one.stderr
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(one, fit_words(weights, 4, "--data.batch_size=2", "--model.updates.micro_batches=2"))
     sharded = (
         f"--config={CONFIGS / 'sharded.yaml'}",
         "--trainer.devices=2",
         "--data.batch_size=1",
     )
-    two = run(tmp_path / "two", command(weights, 2, *sharded))
-    assert two.returncode == 0, two.stderr
+    two.mkdir()
+    running = start(two, fit_words(weights, 2, *sharded))
+    _, errors = running.communicate(timeout=240)
+    assert running.returncode == 0, errors
     resume = "--ckpt_path=checkpoints/last.ckpt"
-    more = run(tmp_path / "two", command(weights, 4, *sharded, resume, "--trainer.logger=false"))
-    assert more.returncode == 0, more.stderr
-    for a, b in zip(logged(tmp_path / "one"), logged(tmp_path / "two"), strict=False):
+    train(two, fit_words(weights, 4, *sharded, resume, "--trainer.logger=false"), 2)
+    for a, b in zip(logged(one), logged(two), strict=False):
         for name in ("train/student_loss", "train/critic_loss", "train/critic_gradient_norm"):
             assert a[name] == pytest.approx(b[name], rel=1e-4), name
     exported = tmp_path / "two.pt"
-    tool = [sys.executable, str(ROOT / "tools" / "export_student.py"), "--network=student"]
-    done = run(
-        tmp_path, [*tool, str(tmp_path / "two" / "checkpoints" / "last.ckpt"), str(exported)]
-    )
-    assert done.returncode == 0, done.stderr
-    whole = read_checkpoint(tmp_path / "one" / "checkpoints" / "last.ckpt")["state_dict"]
+    arguments = [str(two / "checkpoints" / "last.ckpt"), str(exported), "--network=student"]
+    assert export_student.main(arguments) == 0
+    whole = read_checkpoint(one / "checkpoints" / "last.ckpt")["state_dict"]
     both = read_checkpoint(exported)["generator"]
     assert both
     for name, value in both.items():
@@ -107,21 +105,16 @@ def test_two_processes_train_what_one_with_twice_the_batch_does(weights, tmp_pat
 
 
 def test_another_strategy_of_several_processes_is_refused(weights, tmp_path):
-    done = run(tmp_path, command(weights, 2, "--trainer.devices=2", "--trainer.strategy=ddp_spawn"))
-    assert done.returncode != 0
-    assert "set trainer.strategy to lightning.pytorch.strategies.ModelParallelStrategy" in (
-        done.stderr
-    )
+    words = fit_words(weights, 2, "--trainer.devices=2", "--trainer.strategy=ddp")
+    for ended in run_commands(words, tmp_path, 2):
+        assert ended.code == 2
+        assert "set trainer.strategy to lightning.pytorch.strategies.ModelParallelStrategy" in (
+            ended.errors
+        )
 
 
 def test_sigterm_saves_and_exits(weights, tmp_path):
-    running = subprocess.Popen(
-        command(weights, 100000, every=1),
-        cwd=tmp_path,
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    running = start(tmp_path, fit_words(weights, 100000, every=1))
     last = tmp_path / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while running.poll() is None and not last.exists() and time.monotonic() < deadline:
@@ -134,21 +127,20 @@ def test_sigterm_saves_and_exits(weights, tmp_path):
     assert read_checkpoint(last)["global_step"] > 0
 
 
+def no_room_for_a_checkpoint() -> None:
+    # A file may not grow beyond half a checkpoint; what a full disk says, the file says.
+    half = Path("checkpoints/last.ckpt").stat().st_size // 2
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (half, half))
+
+
 def test_a_full_disk_leaves_the_checkpoint_before_it_and_says_so_in_one_line(weights, tmp_path):
-    first = run(tmp_path, command(weights, 2, every=1))
-    assert first.returncode == 0, first.stderr
+    train(tmp_path, fit_words(weights, 2, every=1))
     last = tmp_path / "checkpoints" / "last.ckpt"
-    size = last.stat().st_size
-
-    def no_room() -> None:
-        # A file may not grow beyond half a checkpoint; what a full disk says, the file says.
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
-
-    words = command(weights, 4, f"--ckpt_path={last}", "--trainer.logger=false", every=1)
-    second = run(tmp_path, words, preexec_fn=no_room)
-    assert second.returncode == 2, second.stderr
-    message = second.stderr.strip().splitlines()[-1]
+    words = fit_words(weights, 4, f"--ckpt_path={last}", "--trainer.logger=false", every=1)
+    [ended] = run_commands(words, tmp_path, prepare=no_room_for_a_checkpoint)
+    assert ended.code == 2, ended.errors
+    message = ended.errors.strip().splitlines()[-1]
     assert message.startswith("longlive: error: cannot write checkpoints/step-0000003.ckpt")
     assert "step-0000002.ckpt is kept" in message
     assert read_checkpoint(last)["global_step"] == 2
@@ -162,7 +154,7 @@ def test_a_checkpoint_written_by_two_processes_loads_on_one_and_on_three(weights
     def sharded(devices: int, steps: int, *options: str) -> list[str]:
         probe = PROBE.replace("PATH", f"on-{devices}.pt")
         callbacks = f"{CALLBACKS.replace('EVERY', '100')[:-1]}, {probe}]"
-        return command(
+        return fit_words(
             weights,
             steps,
             f"--config={CONFIGS / 'sharded.yaml'}",
@@ -173,15 +165,11 @@ def test_a_checkpoint_written_by_two_processes_loads_on_one_and_on_three(weights
             *options,
         )
 
-    def start(words: list[str]) -> None:
-        done = run(tmp_path, words)
-        assert done.returncode == 0, done.stderr
-
-    start(sharded(2, 2))
+    train(tmp_path, sharded(2, 2), 2)
     written = torch.load(tmp_path / "on-2.pt", weights_only=True)
     (tmp_path / "checkpoints").rename(tmp_path / "kept")
     for devices in (1, 3):
-        start(sharded(devices, 3, "--ckpt_path=kept/last.ckpt"))
+        train(tmp_path, sharded(devices, 3, "--ckpt_path=kept/last.ckpt"), devices)
         loaded = torch.load(tmp_path / f"on-{devices}-start.pt", weights_only=True)
         assert loaded["step"] == written["step"] == 2
         for part in ("weights", "optimizers"):
