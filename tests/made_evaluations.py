@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 PROMPTS = ("a red circle", "a blue square", "a large circle spins", "a small square over a circle")
 TRAINER = {
     "accelerator": "cpu",
@@ -39,3 +41,31 @@ def table_of(folder: Path) -> dict[str, Any]:
 
 def records_in(folder: Path) -> list[Path]:
     return sorted((folder / "records").rglob("*.json"))
+
+
+def write_prompts(path: Path) -> Path:
+    path.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
+    return path
+
+
+def write_config(path: Path, recipe: Path, prompts: Path, /, **arguments: Any) -> Path:
+    """Write a configuration of ``longlive evaluate``.
+
+    Args:
+        path: Where.
+        recipe: What makes the videos.
+        prompts: What they show.
+        **arguments: Of ``EvaluateRollouts``.
+    """
+    model = {
+        "class_path": "longlive.evaluation.rollouts.EvaluateRollouts",
+        "init_args": {"recipe": [str(recipe)], "measures": ["temporal"], **arguments},
+    }
+    data = {
+        "class_path": "longlive.evaluation.prompts.EvaluationPrompts",
+        "init_args": {"prompts_file": str(prompts)},
+    }
+    content = {"trainer": TRAINER, "model": model, "data": data}
+    # The order of the axes is that of the variants.
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path

@@ -1,12 +1,12 @@
 """A recipe of random weights whose videos take milliseconds, and the command line round it."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from made_evaluations import PROMPTS, TRAINER, Outcome
+from made_evaluations import Outcome, write_config, write_prompts
 from nano_model import SETTINGS, write_nano_model
 
 from longlive.cli import main
@@ -26,31 +26,13 @@ def nano_recipe(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def prompts(tmp_path) -> Path:
-    path = tmp_path / "prompts.txt"
-    path.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
-    return path
+    return write_prompts(tmp_path / "prompts.txt")
 
 
 @pytest.fixture
 def configure(nano_recipe, prompts, tmp_path) -> Callable[..., Path]:
     """Writes a configuration of ``longlive evaluate`` over the nano model."""
-
-    def write(**arguments: Any) -> Path:
-        model = {
-            "class_path": "longlive.evaluation.rollouts.EvaluateRollouts",
-            "init_args": {"recipe": [str(nano_recipe)], "measures": ["temporal"], **arguments},
-        }
-        data = {
-            "class_path": "longlive.evaluation.prompts.EvaluationPrompts",
-            "init_args": {"prompts_file": str(prompts)},
-        }
-        path = tmp_path / "eval.yaml"
-        content = {"trainer": TRAINER, "model": model, "data": data}
-        # The order of the axes is that of the variants.
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
-        return path
-
-    return write
+    return partial(write_config, tmp_path / "eval.yaml", nano_recipe, prompts)
 
 
 @pytest.fixture

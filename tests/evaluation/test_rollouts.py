@@ -13,9 +13,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from made_evaluations import PROMPTS, records_in, table_of
+from made_evaluations import PROMPTS, records_in, table_of, write_config, write_prompts
+from processes import run_commands
 
 from longlive.callbacks.prompt_cache import PromptCache
+from longlive.cli import main
 from longlive.data.prompts import PromptScript
 from longlive.errors import UserError
 from longlive.evaluation.output import save_video
@@ -39,6 +41,7 @@ AXES = {
         "1": {"settings": {"denoising_steps": 1}, "note": "merely dropped"},
     },
 }
+MEASURES = ["temporal", "fidelity"]
 
 
 def test_a_recipe_over_a_prompt_set_leaves_records_videos_and_a_table(run, configure, tmp_path):
@@ -73,7 +76,7 @@ def test_a_video_depends_on_its_own_prompt_and_seed_and_equals_that_of_predict(
 def test_variants_are_compared_with_the_reference_pair_by_pair(run, configure, tmp_path):
     out = tmp_path / "results"
     axes = {"copy": {"a": {}, "b": {}, "c": {"settings": {"denoising_steps": 1}}}}
-    config = configure(axes=axes, measures=["temporal", "fidelity"])
+    config = configure(axes=axes, measures=MEASURES)
     assert run("evaluate", "--config", config, "--output", out).code == 0
     a, b, c = table_of(out)["rows"]
     assert "frame_mse" not in a["values"]
@@ -103,10 +106,20 @@ def test_measures_without_weights_are_skipped_with_the_reason(run, configure, tm
     assert "no lpips: no weights" in outcome.out
 
 
-def test_a_second_run_makes_nothing_again(run, configure, tmp_path):
-    out = tmp_path / "results"
-    config = configure(axes=AXES, measures=["temporal", "fidelity"])
-    run("evaluate", "--config", config, "--output", out, "--limit", 2)
+@pytest.fixture(scope="module")
+def evaluated(nano_recipe, tmp_path_factory) -> Path:
+    """Two prompts in four variants."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    prompts = write_prompts(folder / "prompts.txt")
+    config = write_config(folder / "eval.yaml", nano_recipe, prompts, axes=AXES, measures=MEASURES)
+    arguments = ["--config", config, "--output", folder / "results", "--limit", 2]
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    return folder / "results"
+
+
+def test_a_second_run_makes_nothing_again(run, configure, evaluated, tmp_path):
+    out = shutil.copytree(evaluated, tmp_path / "results")
+    config = configure(axes=AXES, measures=MEASURES)
     before = {path: path.stat().st_mtime_ns for path in records_in(out)}
     assert len(before) == 8
     outcome = run("evaluate", "--config", config, "--output", out, "--limit", 2)
@@ -114,10 +127,11 @@ def test_a_second_run_makes_nothing_again(run, configure, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in records_in(out)} == before
 
 
-def test_the_reference_is_made_again_only_where_a_variant_needs_it(run, configure, tmp_path):
-    out = tmp_path / "results"
-    config = configure(axes=AXES, measures=["temporal", "fidelity"])
-    run("evaluate", "--config", config, "--output", out, "--limit", 2)
+def test_the_reference_is_made_again_only_where_a_variant_needs_it(
+    run, configure, evaluated, tmp_path
+):
+    out = shutil.copytree(evaluated, tmp_path / "results")
+    config = configure(axes=AXES, measures=MEASURES)
     table = (out / "table.json").read_bytes()
     shutil.rmtree(out / "reference")
     run("evaluate", "--config", config, "--output", out, "--limit", 2)
@@ -147,39 +161,40 @@ class Stopped(Exception):
 
 
 def test_a_run_that_stops_in_the_middle_ends_with_the_same_table(
-    run, configure, tmp_path, monkeypatch
+    run, configure, evaluated, tmp_path, monkeypatch
 ):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    config = configure(axes=AXES, measures=["temporal", "fidelity"])
-    run("evaluate", "--config", config, "--output", whole)
+    cut = tmp_path / "cut"
+    command = ("evaluate", "--config", configure(axes=AXES, measures=MEASURES), "--output", cut)
 
     written, write = [], RecordStore.write
 
     def stopping(self, record):
         write(self, record)
         written.append(record.key)
-        if len(written) == 6:
+        if len(written) == 3:
             raise Stopped
 
     monkeypatch.setattr(RecordStore, "write", stopping)
     with pytest.raises(Stopped):
-        run("evaluate", "--config", config, "--output", cut)
+        run(*command, "--limit", 2)
     monkeypatch.setattr(RecordStore, "write", write)
-    assert len(records_in(cut)) == 6
+    assert len(records_in(cut)) == 3
     assert not (cut / "table.json").exists()
     # What is there is a table already, and says what is missing.
     so_far = build_table(cut, Study.load(cut))
-    assert [row.missing for row in so_far.rows] == [0, 2, 4, 4]
-    run("evaluate", "--config", config, "--output", cut)
-    assert (cut / "table.json").read_bytes() == (whole / "table.json").read_bytes()
+    assert [row.missing for row in so_far.rows] == [0, 1, 2, 2]
+    run(*command, "--limit", 2)
+    assert (cut / "table.json").read_bytes() == (evaluated / "table.json").read_bytes()
 
 
 @pytest.mark.slow
-def test_a_killed_process_continues_and_ends_with_the_same_table(run, configure, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    config = configure(axes=AXES, measures=["temporal", "fidelity"], settings={"latent_frames": 15})
-    run("evaluate", "--config", config, "--output", whole)
-    command = [sys.executable, "-m", "longlive", "evaluate", "--config", config, "--output", cut]
+def test_a_killed_process_continues_and_ends_with_the_same_table(
+    run, configure, evaluated, tmp_path
+):
+    cut = tmp_path / "cut"
+    config = configure(axes=AXES, measures=MEASURES)
+    arguments = ("evaluate", "--config", config, "--output", cut, "--limit", 2)
+    command = [sys.executable, "-m", "longlive", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         list(map(str, command)),
@@ -193,22 +208,22 @@ def test_a_killed_process_continues_and_ends_with_the_same_table(run, configure,
     process.send_signal(signal.SIGKILL)
     process.wait()
     there = len(records_in(cut))
-    assert 3 <= there < 16, "it was killed too late, or never began"
-    run("evaluate", "--config", config, "--output", cut)
-    assert (cut / "table.json").read_bytes() == (whole / "table.json").read_bytes()
+    assert 3 <= there < 8, "it was killed too late, or never began"
+    run(*arguments)
+    assert (cut / "table.json").read_bytes() == (evaluated / "table.json").read_bytes()
 
 
 @pytest.mark.slow
-def test_two_processes_of_lightning_end_with_the_table_of_one(configure, tmp_path):
-    config = configure(axes={"copy": {"a": {}, "b": {}}}, measures=["temporal", "fidelity"])
-    command = [sys.executable, "-m", "longlive", "evaluate", "--config", str(config), "--limit=3"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for name, options in (("one", []), ("two", ["--trainer.devices=2", "--trainer.strategy=ddp"])):
-        given = [*command, f"--output={tmp_path / name}", *options]
-        subprocess.run(given, env=environment, check=True, capture_output=True, timeout=200)
-    one, two = ((tmp_path / name / "table.json").read_bytes() for name in ("one", "two"))
-    assert one == two
-    assert len(records_in(tmp_path / "two")) == 6
+def test_two_processes_of_lightning_end_with_the_table_of_one(run, configure, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    config = configure(axes={"copy": {"a": {}, "b": {}}}, measures=MEASURES)
+    arguments = ["evaluate", f"--config={config}", "--limit=3"]
+    assert run(*arguments, f"--output={one}").code == 0
+    options = (f"--output={two}", "--trainer.devices=2", "--trainer.strategy=ddp")
+    for ended in run_commands([*arguments, *options], tmp_path, 2):
+        assert ended.code == 0, ended.errors
+    assert (one / "table.json").read_bytes() == (two / "table.json").read_bytes()
+    assert len(records_in(two)) == 6
 
 
 def strategy_of(rank: int, ranks: int) -> SimpleNamespace:
@@ -223,12 +238,11 @@ def test_a_rank_without_videos_still_takes_part(prompts):
 
 
 @pytest.mark.slow
-def test_worker_processes_measure_the_same(run, configure, tmp_path):
-    here, there = tmp_path / "here", tmp_path / "there"
-    config = configure(axes=AXES, measures=["temporal", "fidelity"])
-    run("evaluate", "--config", config, "--output", here, "--limit", 2)
-    run("evaluate", "--config", config, "--output", there, "--limit", 2, "--workers", 1)
-    assert (here / "table.json").read_bytes() == (there / "table.json").read_bytes()
+def test_worker_processes_measure_the_same(run, configure, evaluated, tmp_path):
+    out = tmp_path / "results"
+    config = configure(axes=AXES, measures=MEASURES)
+    run("evaluate", "--config", config, "--output", out, "--limit", 2, "--workers", 1)
+    assert (out / "table.json").read_bytes() == (evaluated / "table.json").read_bytes()
 
 
 def test_videos_side_by_side_are_those_made_alone(nano_recipe):
