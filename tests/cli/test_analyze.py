@@ -1,6 +1,9 @@
 """``longlive analyze``: the numbers add up, and what cannot work is told in a line."""
 
 import json
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,13 @@ H200 = str(Path(__file__).parents[2] / "configs" / "ceilings" / "h200.yaml")
 TINY = ("--size", "tiny", "--height", "32", "--width", "48")
 
 
-def as_json(capsys, *options: str) -> dict:
-    assert main(["analyze", "--json", *options]) == 0
-    return json.loads(capsys.readouterr().out)
+@cache
+def as_json(*options: str) -> dict:
+    """The JSON document, asked for once; not to be changed."""
+    out = StringIO()
+    with redirect_stdout(out):
+        assert main(["analyze", "--json", *options]) == 0
+    return json.loads(out.getvalue())
 
 
 def entries(report: dict) -> dict[str, dict]:
@@ -24,8 +31,8 @@ def entries(report: dict) -> dict[str, dict]:
     return by_name
 
 
-def test_the_published_setup_is_the_default(capsys):
-    report = as_json(capsys, "--ceilings", H200)
+def test_the_published_setup_is_the_default():
+    report = as_json("--ceilings", H200)
     assert report["tokens_per_latent_frame"] == 1560
     assert report["window_tokens"] == 18720
     assert report["kv_cache_bytes"] == 2 * 30 * 18720 * 1536 * 2
@@ -42,8 +49,8 @@ def test_the_published_setup_is_the_default(capsys):
     assert 1e3 * block["frames"] / block["floor_ms"] == pytest.approx(38, abs=0.5)
 
 
-def test_pieces_add_up_to_blocks(capsys):
-    pieces = entries(as_json(capsys, *TINY, "--steps", "7", "--ceilings", H200))
+def test_pieces_add_up_to_blocks():
+    pieces = entries(as_json(*TINY, "--steps", "7", "--ceilings", H200))
     for measure in ("flops", "bytes"):
         total = (
             7 * pieces["step, steady"][measure]
@@ -60,8 +67,8 @@ def test_pieces_add_up_to_blocks(capsys):
         assert piece["floor_ms"] == pytest.approx(sum(floors))
 
 
-def test_the_first_block_makes_fewer_frames_and_is_decoded_for_less(capsys):
-    pieces = entries(as_json(capsys, *TINY))
+def test_the_first_block_makes_fewer_frames_and_is_decoded_for_less():
+    pieces = entries(as_json(*TINY))
     assert [pieces[name]["frames"] for name in ("block 0", "block 1", "block, steady")] == [
         *(9, 12, 12)
     ]
@@ -70,39 +77,35 @@ def test_the_first_block_makes_fewer_frames_and_is_decoded_for_less(capsys):
     assert alone["flops"] < first["flops"] < later["flops"]
 
 
-def test_every_filling_pass_is_listed_and_sees_more_than_the_one_before(capsys):
-    pieces = entries(as_json(capsys, *TINY, "--window", "8", "--sink", "1", "--block", "2"))
+def test_every_filling_pass_is_listed_and_sees_more_than_the_one_before():
+    pieces = entries(as_json(*TINY, "--window", "8", "--sink", "1", "--block", "2"))
     names = ["step, block 0", "step, block 1", "step, block 2", "step, steady"]
     assert [pieces[name]["shape"]["keys"] // 24 for name in names] == [2, 4, 6, 8]
     assert "step, block 3" not in pieces
 
 
-def test_a_window_of_one_block_is_full_from_the_start(capsys):
-    pieces = entries(as_json(capsys, *TINY, "--window", "3", "--sink", "0"))
+def test_a_window_of_one_block_is_full_from_the_start():
+    pieces = entries(as_json(*TINY, "--window", "3", "--sink", "0"))
     assert "step, block 0" not in pieces
     assert pieces["block 0"]["frames"] == 9
     assert pieces["block 0"]["flops"] < pieces["block, steady"]["flops"]
 
 
-def test_the_text_encoder_runs_on_the_tokens_that_are_asked_for(capsys):
-    few, all_ = (
-        entries(as_json(capsys, *TINY, *options)) for options in (("--text-tokens", "5"), ())
-    )
+def test_the_text_encoder_runs_on_the_tokens_that_are_asked_for():
+    few, all_ = (entries(as_json(*TINY, *options)) for options in (("--text-tokens", "5"), ()))
     assert few["text encoder, 5 tokens"]["flops"] < all_["text encoder, 16 tokens"]["flops"]
     assert few["step, steady"] == all_["step, steady"]
 
 
-def test_wider_numbers_move_more_and_compute_the_same(capsys):
-    narrow, wide = (
-        entries(as_json(capsys, *TINY, "--dtype", dtype)) for dtype in ("bfloat16", "float32")
-    )
+def test_wider_numbers_move_more_and_compute_the_same():
+    narrow, wide = (entries(as_json(*TINY, "--dtype", dtype)) for dtype in ("bfloat16", "float32"))
     for name, piece in wide.items():
         assert piece["flops"] == narrow[name]["flops"]
         assert piece["bytes"] == 2 * narrow[name]["bytes"]
 
 
 def test_without_rates_there_is_no_floor(capsys):
-    report = as_json(capsys, *TINY)
+    report = as_json(*TINY)
     assert report["ceilings"] is None
     assert all(entry["floor_ms"] is None for entry in report["entries"])
     assert main(["analyze", *TINY]) == 0
@@ -112,7 +115,7 @@ def test_without_rates_there_is_no_floor(capsys):
     assert "fps" not in shown
 
 
-def test_rates_can_be_measured_on_this_machine(capsys, monkeypatch):
+def test_rates_can_be_measured_on_this_machine(monkeypatch):
     given = []
 
     def measure(device, dtype):
@@ -120,7 +123,7 @@ def test_rates_can_be_measured_on_this_machine(capsys, monkeypatch):
         return Ceilings("this one", "float32", 1.0, 1.0, 1.0, 1.0)
 
     monkeypatch.setattr(measuring, "measure_ceilings", measure)
-    report = as_json(capsys, *TINY, "--measure-ceilings", "--dtype", "float32")
+    report = as_json(*TINY, "--measure-ceilings", "--dtype", "float32")
     assert given == ["torch.float32"]
     assert report["ceilings"]["name"] == "this one"
     assert entries(report)["step, steady"]["floor_ms"] > 0
@@ -128,7 +131,7 @@ def test_rates_can_be_measured_on_this_machine(capsys, monkeypatch):
 
 def test_the_table_shows_every_piece_and_every_kind_of_a_steady_block(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    pieces = entries(as_json(capsys, "--ceilings", H200))
+    pieces = entries(as_json("--ceilings", H200))
     assert main(["analyze", "--ceilings", H200]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.strip() for line in lines]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
+from composed_configs import composed, configs
 
-from longlive.cli import main
 from longlive.data.prompt_files import read_prompt_file
 from longlive.data.prompts import PromptDataModule
 from longlive.modules.longlive import LongLive
@@ -27,15 +27,6 @@ PROMPTS = sorted(path for path in (CONFIGS / "prompts").iterdir() if path.is_fil
 
 def name_of(path: Path) -> str:
     return path.relative_to(CONFIGS).as_posix()
-
-
-def composed(capsys, command: str, *configs: Path, options: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What ``--print_config`` says of a command line."""
-    given = [f"--config={path}" for path in configs]
-    code = main([command, *given, *options, "--print_config"])
-    written = capsys.readouterr()
-    assert (code, written.err) == (0, "")
-    return yaml.safe_load(written.out)
 
 
 def assert_says(whole: Any, part: Any, where: str = "") -> None:
@@ -66,17 +57,17 @@ def test_there_are_bases_overlays_and_prompts():
 
 
 @pytest.mark.parametrize("base", BASES, ids=name_of)
-def test_a_base_is_complete(base, capsys):
-    config = composed(capsys, "predict", base)
+def test_a_base_is_complete(base):
+    config = composed("predict", *configs(base))
     assert_says(config, yaml.safe_load(base.read_text()))
     model_of(config)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=name_of)
 @pytest.mark.parametrize("base", BASES, ids=name_of)
-def test_an_overlay_changes_what_it_says_and_nothing_else(base, overlay, capsys):
-    before = composed(capsys, "predict", base)
-    after = composed(capsys, "predict", base, overlay)
+def test_an_overlay_changes_what_it_says_and_nothing_else(base, overlay):
+    before = composed("predict", *configs(base))
+    after = composed("predict", *configs(base, overlay))
     said = yaml.safe_load(overlay.read_text())
     assert_says(after, said)
     kept = before["trainer"]["callbacks"]
@@ -98,30 +89,30 @@ def test_an_overlay_is_short_says_what_it_does_and_keeps_the_callbacks(overlay):
     assert "callbacks" not in yaml.safe_load(text).get("trainer", {})
 
 
-def test_callbacks_with_a_plus_are_appended_in_the_order_of_the_overlays(tmp_path, capsys):
+def test_callbacks_with_a_plus_are_appended_in_the_order_of_the_overlays(tmp_path):
     overlays = []
     for name in ("compile.CompileLayers", "channels_last.ChannelsLast"):
         entry = {"class_path": f"longlive.callbacks.{name}"}
         overlays.append(tmp_path / f"{name}.yaml")
         overlays[-1].write_text(yaml.safe_dump({"trainer": {"callbacks+": [entry]}}))
-    config = composed(capsys, "predict", CONFIGS / "tiny.yaml", *overlays)
+    config = composed("predict", *configs(CONFIGS / "tiny.yaml", *overlays))
     paths = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
     assert [path.rpartition(".")[2] for path in paths] == [
         *("FrameWriter", "RolloutProgress", "CompileLayers", "ChannelsLast")
     ]
 
 
-def test_an_option_overrides_every_file(capsys):
+def test_an_option_overrides_every_file():
     overlays = CONFIGS / "tiny.yaml", CONFIGS / "window" / "9.yaml"
     options = ("--model.window_latent_frames=6", "--seed=7")
-    config = composed(capsys, "predict", *overlays, options=options)
+    config = composed("predict", *configs(*overlays), *options)
     assert config["model"]["init_args"]["window_latent_frames"] == 6
     assert config["seed"] == 7
 
 
 @pytest.mark.parametrize("config", TRAINING, ids=name_of)
-def test_a_training_configuration_is_complete(config, capsys):
-    assert_says(composed(capsys, "fit", config), yaml.safe_load(config.read_text()))
+def test_a_training_configuration_is_complete(config):
+    assert_says(composed("fit", *configs(config)), yaml.safe_load(config.read_text()))
 
 
 @pytest.mark.parametrize("path", PROMPTS, ids=name_of)
