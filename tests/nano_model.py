@@ -20,7 +20,13 @@ WORDS = ("a", "red", "blue", "circle", "square", "large", "small", "bounces", "s
 DIT = DiTConfig(
     width=16, ffn_width=16, heads=2, layers=2, text_width=8, text_len=6, patch=1, frequency_width=8
 )
-VAE = VAEConfig(base_width=2, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
+VAE = VAEConfig(
+    base_width=2,
+    encoder_res_blocks=1,
+    decoder_res_blocks=1,
+    latent_mean=(0.0,) * 16,
+    latent_std=(1.0,) * 16,
+)
 TEXT = UMT5Config(
     vocab=16, width=8, attention_width=8, ffn_width=8, heads=2, layers=1, text_len=DIT.text_len
 )

@@ -13,6 +13,7 @@ import av
 import pytest
 import torch
 from nano_model import DIT, SETTINGS, write_nano_model
+from processes import run_commands
 from safetensors.torch import load_file
 
 from longlive.callbacks.frame_writer import FrameWriter
@@ -26,11 +27,11 @@ SEED = 5
 pytestmark = pytest.mark.slow
 
 
-def command(weights: Path, overlay: str, *options: str) -> list[str]:
+def predict_words(weights: Path, overlay: str, *options: str) -> list[str]:
     settings = {**SETTINGS, "student": "null", "weights": weights, "guidance": 1.0, "shift": 5.0}
     configs = [ROOT / "configs" / "tiny.yaml", PARALLEL / overlay]
     return [
-        *(sys.executable, "-m", "longlive", "predict"),
+        "predict",
         *(f"--config={config}" for config in configs),
         *(f"--model.{name}={value}" for name, value in settings.items()),
         *("--model.seconds=null", "--model.latent_frames=9"),
@@ -41,14 +42,8 @@ def command(weights: Path, overlay: str, *options: str) -> list[str]:
 
 def start(folder: Path, words: list[str]) -> "subprocess.Popen[str]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(words, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def run(folder: Path, words: list[str]) -> str:
-    running = start(folder, words)
-    _, errors = running.communicate(timeout=240)
-    assert running.returncode == 0, errors
-    return errors
+    command = [sys.executable, "-m", "longlive", *words]
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def latents_in(path: Path) -> torch.Tensor:
@@ -81,7 +76,9 @@ def test_each_video_of_a_file_is_made_once_and_is_the_one_that_one_process_makes
     weights, alone, tmp_path
 ):
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    errors = run(tmp_path, command(weights, "videos.yaml", "--prompts=prompts.txt"))
+    running = start(tmp_path, predict_words(weights, "videos.yaml", "--prompts=prompts.txt"))
+    _, errors = running.communicate(timeout=240)
+    assert running.returncode == 0, errors
     made = sorted((tmp_path / "outputs").iterdir())
     assert len([path for path in made if path.suffix == ".mp4"]) == len(made) / 3 == 3
     assert {path.name for path in made if path.suffix == ".safetensors"} == alone.keys()
@@ -93,7 +90,9 @@ def test_each_video_of_a_file_is_made_once_and_is_the_one_that_one_process_makes
 
 
 def test_one_video_on_two_processes_is_written_once(weights, alone, tmp_path):
-    run(tmp_path, command(weights, "sequence.yaml", f"--prompt={PROMPTS[0]}"))
+    words = predict_words(weights, "sequence.yaml", f"--prompt={PROMPTS[0]}")
+    for ended in run_commands(words, tmp_path, 2):
+        assert ended.code == 0, ended.errors
     made = {path.name: path for path in (tmp_path / "outputs").iterdir()}
     assert len(made) == 3
     [name] = made.keys() & alone.keys()
@@ -120,7 +119,7 @@ def test_a_process_that_dies_ends_the_run_within_a_minute_and_is_named(
     weights, tmp_path, overlay, victim
 ):
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
-    words = command(weights, overlay, "--prompts=prompts.txt", "--model.latent_frames=900")
+    words = predict_words(weights, overlay, "--prompts=prompts.txt", "--model.latent_frames=900")
     running = start(tmp_path, words)
     deadline = time.monotonic() + 120
     parts = 2 if overlay == "videos.yaml" else 1
