@@ -10,7 +10,7 @@ either: what it is handed is its own already, so that one compiled layer serves 
 # D head dim.
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -125,16 +125,25 @@ class LayerWindow:
     cache: LayerCache
 
     def __call__(self, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
-        k_BSND, v_BSND = self._update(k_BLND, v_BLND)
+        seen = self._update(k_BLND, v_BLND)
+        return self.gather(rotate(q_BLND, self.call.rotation), seen)
+
+    def gather(self, q_BLND: Tensor, seen: tuple[Any, ...]) -> Tensor:
+        """Return what queries gather from what the cache has returned.
+
+        Args:
+            q_BLND: Queries, rotated.
+            seen: What the cache's kernel takes; keys first.
+        """
         if self.call.seen_rotation is not None:
-            k_BSND = rotate(k_BSND, self.call.seen_rotation)
-        return self.call.attention(rotate(q_BLND, self.call.rotation), k_BSND, v_BSND)
+            seen = (rotate(seen[0], self.call.seen_rotation), *seen[1:])
+        return self.cache.kernel(self.call.attention)(q_BLND, *seen)
 
     def store(self, k_BLND: Tensor, v_BLND: Tensor) -> None:
         """Write the call's slots, and read nothing."""
         self._update(k_BLND, v_BLND)
 
-    def _update(self, k_BLND: Tensor, v_BLND: Tensor) -> tuple[Tensor, Tensor]:
+    def _update(self, k_BLND: Tensor, v_BLND: Tensor) -> tuple[Any, ...]:
         if self.call.seen_rotation is None:
             k_BLND = rotate(k_BLND, self.call.rotation)
         first = self.call.dropped * self.cache.tokens_per_slot

@@ -12,8 +12,9 @@ at the call that computed them.
 # Shape suffixes: B batch, F latent frames, P tokens per latent frame, L tokens of the call (F * P),
 # S tokens read (slots * P), N heads, D head dim.
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class LayerCache:
 
     def update(
         self, k_BLND: Tensor, v_BLND: Tensor, write_slots_F: Tensor, read: Slots
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Any, ...]:
         """Store keys and values, and return all that the queries of this call see.
 
         Args:
@@ -60,16 +61,25 @@ class LayerCache:
 
         Returns:
             Keys and values ``[B, S, N, D]``; views of the buffers where ``read`` is a number and no
-            gradient is wanted.
+            gradient is wanted. A cache that keeps them in another form returns what its own
+            :meth:`kernel` takes.
         """
         return (
             _update(self.k, k_BLND, write_slots_F, read),
             _update(self.v, v_BLND, write_slots_F, read),
         )
 
-    def read(self, slots: Slots) -> tuple[Tensor, Tensor]:
+    def read(self, slots: Slots) -> tuple[Any, ...]:
         """Return what :meth:`update` returns, and store nothing."""
         return _seen(self.k, slots), _seen(self.v, slots)
+
+    def kernel(self, attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Return the kernel that takes queries and then what :meth:`update` returns.
+
+        Args:
+            attention: That of the backend, which takes plain keys and values.
+        """
+        return attention
 
 
 class KVCache:
@@ -139,20 +149,20 @@ class KVCache:
         """Latent frames the cache has room for."""
         return self.k.shape[2]
 
-    def snapshot(self, slots: int) -> tuple[Tensor, Tensor]:
+    def snapshot(self, slots: int) -> tuple[Tensor, ...]:
         """Copy the leading ``slots``."""
         return self.k[:, :, :slots].clone(), self.v[:, :, :slots].clone()
 
-    def restore(self, kept: tuple[Tensor, Tensor]) -> None:
+    def restore(self, kept: tuple[Tensor, ...]) -> None:
         """Put back what :meth:`snapshot` returned, in place; other slots keep what they hold."""
         for buffer, values in zip((self.k, self.v), kept, strict=True):
             buffer[:, :, : values.shape[2]].copy_(values)
 
-    def rows(self, slots_F: Tensor) -> tuple[Tensor, Tensor]:
+    def rows(self, slots_F: Tensor) -> tuple[Tensor, ...]:
         """Copy some slots, int64 on the cache's device."""
         return self.k.index_select(2, slots_F), self.v.index_select(2, slots_F)
 
-    def put_rows(self, slots_F: Tensor, kept: tuple[Tensor, Tensor]) -> None:
+    def put_rows(self, slots_F: Tensor, kept: tuple[Tensor, ...]) -> None:
         """Put back what :meth:`rows` returned for the same slots."""
         for buffer, values in zip((self.k, self.v), kept, strict=True):
             buffer.index_copy_(2, slots_F, values)

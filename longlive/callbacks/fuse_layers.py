@@ -10,15 +10,16 @@ Where keys are kept in another way than a rollout keeps them, or gradients are w
 what it always does. So does the layer that leaves only keys and values behind, once a pass.
 """
 
-# Shape suffixes: B batch, L tokens of the call, E width, N heads, D head dim.
+# Shape suffixes: B batch, L tokens of the call, E width, F stored latent frames, P tokens of one,
+# N heads, D head dim.
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from longlive.attention.core import LayerAttend, LayerWindow
+from longlive.attention.fp8_cache import Fp8LayerCache
 from longlive.attention.kv_cache import LayerCache
-from longlive.attention.rope import rotate
 from longlive.callbacks.optimization import Optimization, parts_of
 from longlive.kernels.rope_write import norm_rotate_write
 from longlive.models.dit import DiT
@@ -39,29 +40,37 @@ def fused_norm_and_attend(
         v_BLE: Values.
         attend: How tokens see each other.
     """
-    # The window's own type of cache and no other: those of training have more to do.
+    # The window's own types of cache and no others: those of training have more to do.
     if (
         not isinstance(attend, LayerWindow)
-        or type(attend.cache) is not LayerCache
+        or type(attend.cache) not in (LayerCache, Fp8LayerCache)
         or attend.call.rotation.cos.dtype != torch.float32
         or torch.is_grad_enabled()
     ):
         return norm_and_attend(attention, q_BLE, k_BLE, v_BLE, attend)
     call, cache = attend.call, attend.cache
+    is_plain = type(cache) is LayerCache
+    k_BFPND, v_BFPND, slots_F = cache.k, cache.v, call.write_slots_F
+    if not is_plain:
+        # FP8 is rounded from whole tiles of tokens: they are laid out here, and then stored.
+        frames, heads = len(slots_F), attention.heads
+        shape = (len(q_BLE), frames, cache.tokens_per_slot, heads, q_BLE.shape[-1] // heads)
+        k_BFPND, v_BFPND = q_BLE.new_empty(shape), q_BLE.new_empty(shape)
+        slots_F = torch.arange(frames, device=slots_F.device)
     q_BLND = norm_rotate_write(
         [q_BLE, k_BLE, v_BLE],
         [attention.norm_q.weight, attention.norm_k.weight],
         list(call.rotation),
-        cache.k,
-        cache.v,
-        call.write_slots_F,
+        k_BFPND,
+        v_BFPND,
+        slots_F,
         attention.norm_q.eps,
         call.seen_rotation is None,
     )
-    k_BSND, v_BSND = cache.read(call.read)
-    if call.seen_rotation is not None:
-        k_BSND = rotate(k_BSND, call.seen_rotation)
-    return call.attention(q_BLND, k_BSND, v_BSND)
+    if is_plain:
+        return attend.gather(q_BLND, cache.read(call.read))
+    new = k_BFPND.flatten(1, 2), v_BFPND.flatten(1, 2)
+    return attend.gather(q_BLND, cache.update(*new, call.write_slots_F, call.read))
 
 
 class FuseLayers(Optimization):

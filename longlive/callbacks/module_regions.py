@@ -234,15 +234,9 @@ class _TimedAttend:
         self._first_part = ATTENTION
         if isinstance(attend, WindowAttention):
             self._first_part = ROPE
-            kernel = attend.attention
-
-            def timed_kernel(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
-                hooks.swap(ATTENTION)
-                return kernel(q_BLND, k_BSND, v_BSND)
-
             # Both have all that WindowAttention asks of a cache.
             cache = cast(KVCache, _TimedCache(attend.cache, hooks, then=ROPE))
-            self._call = replace(attend, cache=cache, attention=timed_kernel)
+            self._call = replace(attend, cache=cache)
             cache = cast(KVCache, _TimedCache(attend.cache, hooks, then=None))
             self._store = replace(attend, cache=cache)
 
@@ -298,12 +292,21 @@ class _TimedLayerCache:
 
     def update(
         self, k_BLND: Tensor, v_BLND: Tensor, write_slots_F: Tensor, read: Slots
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Any, ...]:
         self._hooks.swap(UPDATE)
         seen = self._cache.update(k_BLND, v_BLND, write_slots_F, read)
         if self._then is not None:
             self._hooks.swap(self._then)
         return seen
+
+    def kernel(self, attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        kernel = self._cache.kernel(attention)
+
+        def timed(*given: Any) -> Tensor:
+            self._hooks.swap(ATTENTION)
+            return kernel(*given)
+
+        return timed
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -47,7 +47,7 @@ class TrainingLayerCache(LayerCache):
 
     def update(
         self, k_BLND: Tensor, v_BLND: Tensor, write_slots_F: Tensor, read: Slots
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Any, ...]:
         """Store keys and values, and return all that the queries of this call see."""
         if not torch.is_grad_enabled():
             # Not the other way round: super() does not work in a class with slots.

@@ -40,7 +40,7 @@ class BlockBorder:
     mixture: Mixture
     blend: Blend | None
     slots_F: Tensor | None = None
-    keys_values: tuple[Tensor, Tensor] | None = None
+    keys_values: tuple[Tensor, ...] | None = None
 
     @classmethod
     def of(cls, state: RolloutState) -> "BlockBorder":

@@ -56,7 +56,7 @@ class RolloutSnapshot:
     blend: Blend | None
     window: tuple[int, int, int, int]
     recent: tuple[Tensor, ...]
-    keys_values: tuple[Tensor, Tensor]
+    keys_values: tuple[Tensor, ...]
     text: list[tuple[Tensor, Tensor]]
     decoder: Any
 

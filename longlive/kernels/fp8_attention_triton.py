@@ -1,0 +1,170 @@
+"""The Triton kernel of :mod:`longlive.kernels.fp8_attention`; imports Triton.
+
+A program holds the queries of a tile and walks over all keys, with the running maximum and sum of a
+softmax that is never whole (arXiv:2112.05682, arXiv:2205.14135). Keys and values come by tensor
+descriptors: the copy engine of Hopper fills the tiles, and no thread computes their addresses.
+Whole tiles lie within the cache, which is padded; of the last one the scores of what is not to be
+seen are put out.
+"""
+
+# What a kernel is given has no type that Python knows.
+# mypy: disable-error-code="no-untyped-def"
+
+# Shape suffixes: B batch, L queries, N heads, D head dim, T tokens the cache has room for, K two
+# kinds: keys and values.
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from longlive.kernels.fp8_attention import WEIGHT_BITS, score_scale
+from longlive.kernels.fp8_write import LARGEST, SMALLEST_SCALE
+
+_LARGEST = tl.constexpr(LARGEST)
+_SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
+_WEIGHT_BITS = tl.constexpr(WEIGHT_BITS)
+
+
+class Tile(NamedTuple):
+    """How the work is divided; the result does not depend on it, but for the order of sums.
+
+    Attributes:
+        queries: Of one program, a power of two; 64 for each four warps.
+        keys: That it takes at a time, a power of two of at most 128.
+        warps: Of a program.
+        stages: Tiles of keys and values that are on their way or in use.
+        wide_sums: Whether the products of a tile are summed by themselves and added in float32.
+            The tensor cores of Hopper keep some 14 bits of a sum of eight-bit products, and a sum
+            over all keys loses more of them.
+    """
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+    wide_sums: bool = True
+
+
+TILES = (
+    Tile(128, 128, 8, 3),
+    Tile(128, 128, 8, 3, wide_sums=False),
+    Tile(128, 64, 8, 4),
+    Tile(128, 64, 8, 4, wide_sums=False),
+    Tile(64, 128, 4, 3, wide_sums=False),
+    Tile(64, 64, 4, 4),
+    Tile(64, 64, 4, 4, wide_sums=False),
+)
+"""Worth trying on Hopper; the first one is used. ``tools/time_attention.py`` times them all."""
+
+
+def triton_fp8_attention(
+    q_BLND: Tensor,
+    k_cache_BNTD: Tensor,
+    v_cache_BNDT: Tensor,
+    shift_KBND: Tensor,
+    scale_KBN: Tensor,
+    length: int,
+    tile: Tile = TILES[0],
+) -> Tensor:
+    """Compute :func:`longlive.kernels.fp8_attention.plain_fp8_attention` in one launch.
+
+    The width of a head is a power of two of at least 32, and the cache is padded to whole tiles.
+    """
+    batch, queries, heads, head_dim = q_BLND.shape
+    capacity = k_cache_BNTD.shape[2]
+    assert q_BLND.stride(3) == 1
+    assert capacity % tile.keys == 0
+    assert 0 < length <= capacity
+    assert all(x.is_contiguous() for x in (k_cache_BNTD, v_cache_BNDT, shift_KBND, scale_KBN))
+    out_BLND = q_BLND.new_empty(q_BLND.shape)
+    _fp8_attention[(triton.cdiv(queries, tile.queries), batch * heads)](
+        *(q_BLND, *q_BLND.stride()[:3]),
+        TensorDescriptor.from_tensor(k_cache_BNTD.flatten(0, 2), [tile.keys, head_dim]),
+        TensorDescriptor.from_tensor(v_cache_BNDT.flatten(0, 2), [head_dim, tile.keys]),
+        *(shift_KBND[1], scale_KBN[0], scale_KBN[1], score_scale(head_dim)),
+        *(out_BLND, queries, length),
+        N=heads,
+        D=head_dim,
+        T=capacity,
+        QUERIES=tile.queries,
+        KEYS=tile.keys,
+        WIDE_SUMS=tile.wide_sums,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return out_BLND
+
+
+# A program more for each length of the window would gain nothing.
+@triton.jit(do_not_specialize=["queries", "length"])
+def _fp8_attention(  # noqa: PLR0913 - a kernel has no structures.
+    q,
+    q_video,
+    q_token,
+    q_head,
+    k_tiles,
+    v_tiles,
+    v_shift,
+    k_scale,
+    v_scale,
+    score_scale,
+    out,
+    queries,
+    length,
+    N: tl.constexpr,
+    D: tl.constexpr,
+    T: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    WIDE_SUMS: tl.constexpr,
+):
+    pair = tl.program_id(1)
+    tokens = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    channels = tl.arange(0, D)
+    is_there = tokens[:, None] < queries
+    given = q + pair.to(tl.int64) // N * q_video + pair % N * q_head
+    given = given + tokens.to(tl.int64)[:, None] * q_token + channels[None, :]
+    wide = tl.load(given, mask=is_there, other=0.0).to(tl.float32)
+    q_scale = tl.maximum(tl.max(tl.abs(wide), 1) / _LARGEST, _SMALLEST_SCALE)
+    scaled = tl.clamp(wide / q_scale[:, None], -_LARGEST, _LARGEST)
+    q_tile = scaled.to(tl.float8e4nv)
+    row = q_scale * (tl.load(k_scale + pair) * score_scale)
+
+    top = tl.full((QUERIES,), float("-inf"), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    sums = tl.zeros((QUERIES, D), tl.float32)
+    first_key, first_channel = pair * T, pair * D
+    last = (length - 1) // KEYS * KEYS
+    for start in tl.range(0, last, KEYS):
+        products = tl.dot(q_tile, k_tiles.load([first_key + start, 0]).T)
+        v_tile = v_tiles.load([first_channel, start])
+        top, total, sums = _added(products, row, v_tile, top, total, sums, WIDE_SUMS)
+    products = tl.dot(q_tile, k_tiles.load([first_key + last, 0]).T)
+    is_seen = last + tl.arange(0, KEYS) < length
+    products = tl.where(is_seen[None, :], products, float("-inf"))
+    v_tile = v_tiles.load([first_channel, last])
+    top, total, sums = _added(products, row, v_tile, top, total, sums, WIDE_SUMS)
+
+    made = sums * (tl.load(v_scale + pair) / total)[:, None]
+    made = made + tl.load(v_shift + pair * D + channels)[None, :]
+    place = (pair // N).to(tl.int64) * queries + tokens
+    place = (place[:, None] * N + pair % N) * D + channels[None, :]
+    tl.store(out + place, made.to(out.dtype.element_ty), mask=is_there)
+
+
+@triton.jit
+def _added(products, row, v_tile, top, total, sums, WIDE_SUMS: tl.constexpr):
+    """Add what the queries gather from a tile; ``row`` is positive."""
+    new_top = tl.maximum(top, tl.ceil(tl.max(products, 1) * row))
+    weights = tl.exp2(products * row[:, None] - (new_top - _WEIGHT_BITS)[:, None])
+    fading = tl.exp2(top - new_top)
+    total = total * fading + tl.sum(weights, 1)
+    rounded = weights.to(tl.float8e4nv)
+    if WIDE_SUMS:
+        sums = sums * fading[:, None] + tl.dot(rounded, v_tile.T)
+    else:
+        sums = tl.dot(rounded, v_tile.T, sums * fading[:, None])
+    return new_top, total, sums
