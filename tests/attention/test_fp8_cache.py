@@ -1,7 +1,5 @@
 """A KV cache in FP8, in the place of a plain one."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from nano import CONFIG, CPU, Rollout, nano_dit, spec
@@ -12,8 +10,8 @@ from longlive.attention.kv_cache import KVCache
 from longlive.errors import UserError
 from longlive.rollout.denoiser import CausalDenoiser
 from longlive.rollout.prompts import PromptTimeline
-from longlive.rollout.snapshot import restore_snapshot, take_snapshot
-from longlive.rollout.state import RolloutSpec
+from longlive.rollout.snapshot import RolloutSnapshot, restore_snapshot, take_snapshot
+from longlive.rollout.state import RolloutSpec, RolloutState
 
 P = 6
 """Tokens of a latent frame of the nano rollout."""
@@ -41,8 +39,26 @@ def same(mine: list[Tensor], theirs: list[Tensor]) -> bool:
     return all(map(torch.equal, mine, theirs))
 
 
-class Still:
-    """A decoder that remembers nothing."""
+class Rewinds:
+    """Goes back once: after a block, to before another. Its decoder remembers nothing."""
+
+    def __init__(self, after: int, before: int) -> None:
+        self.after, self.before = after, before
+        self.kept: dict[int, RolloutSnapshot] = {}
+
+    def call(self, hook: str, state: RolloutState, *args: object) -> None:
+        if hook == "on_rollout_start":
+            state.block_index = -1
+            self.kept[0] = take_snapshot(state, self)
+        elif hook == "on_block_end":
+            done = state.block_index
+            self.kept[done + 1] = take_snapshot(state, self)
+            if done == self.after:
+                self.after = -1
+                restore_snapshot(state, self, self.kept[self.before])
+
+    def decode(self, latents_BFCHW: Tensor) -> Tensor:
+        return latents_BFCHW
 
     def snapshot(self) -> None:
         return None
@@ -161,25 +177,15 @@ def test_the_first_blocks_last_pass_is_what_shift_and_scale_are_kept_from():
         assert same(list(later), list(seen[1]))
 
 
-def test_a_rollout_goes_on_from_a_snapshot_as_it_did_before():
-    rollout = rollout_of(spec(latent_frames=16))
-    state, decoder, latents = rollout.state, Still(), []
-    kept = None
-    with torch.no_grad():
-        for index, block in enumerate(rollout.stream()):
-            latents.append(block)
-            if index == 2:
-                # The block after it has not begun; its own keys are stored as it is taken.
-                kept = take_snapshot(state, decoder)
-                mark = replace(kept)
-    assert kept is not None
-    assert mark.nbytes == kept.nbytes > 0
-    cache = state.cache
-    assert isinstance(cache, Fp8Cache)
-    restore_snapshot(state, decoder, kept)
-    used = kept.keys_values[1].shape[-1]
-    assert torch.equal(cache._v_bytes[..., :used], kept.keys_values[1])
-    assert torch.equal(cache.scale, kept.keys_values[3])
+@pytest.mark.parametrize(("after", "before"), [(1, 1), (2, 0), (6, 2), (7, 5)])
+def test_what_follows_a_restored_snapshot_is_what_followed_it_before(after, before):
+    straight = rollout_of(spec()).latents().split(2, 1)
+    hooks = Rewinds(after, before)
+    rewound = rollout_of(spec(), hooks=hooks).latents().split(2, 1)
+    order = [*range(after + 1), *range(before, 8)]
+    for index, latents in zip(order, rewound, strict=True):
+        assert torch.equal(latents, straight[index])
+    assert hooks.kept[1].nbytes < hooks.kept[3].nbytes
 
 
 def test_the_nano_sizes_are_what_the_tests_say():
