@@ -19,7 +19,7 @@ from longlive.attention.backends import Attention
 from longlive.attention.kv_cache import KVCache, KVLayout, LayerCache, Slots
 from longlive.errors import UserError
 from longlive.kernels.fp8_attention import fp8_attention
-from longlive.kernels.fp8_write import E4M3, fp8_write
+from longlive.kernels.fp8_write import E4M3, fp8_write, value_places
 
 _PADDING = 128
 """Of which the room for tokens is a multiple, so that a kernel's last tile lies within it."""
@@ -31,7 +31,7 @@ class Fp8LayerCache(LayerCache):
 
     Attributes:
         k: Keys ``[B, N, T, D]``, e4m3.
-        v: Values ``[B, N, D, T]``, e4m3.
+        v: Values ``[B, N, D, T]``, e4m3; of each sixteen tokens in an order of their own.
         shift: What was subtracted from keys and values, ``[2, B, N, D]``.
         scale: What they were divided by, ``[2, B, N]``.
         tokens: Of a latent frame.
@@ -124,30 +124,29 @@ class Fp8Cache(KVCache):
         return self._slots
 
     def snapshot(self, slots: int) -> tuple[Tensor, ...]:
-        """Copy the leading ``slots``, and what tells their size."""
-        tokens = slots * self.tokens_per_slot
-        kept = self._k_bytes[..., :tokens, :], self._v_bytes[..., :tokens], self.shift, self.scale
-        return tuple(part.clone() for part in kept)
+        """Copy the leading ``slots``, and what tells the size of their numbers."""
+        leading = torch.arange(slots, device=self.k.device)
+        return *self.rows(leading), self.shift.clone(), self.scale.clone()
 
     def restore(self, kept: tuple[Tensor, ...]) -> None:
         """Put back what :meth:`snapshot` returned, in place; other slots keep what they hold."""
         k_bytes, v_bytes, shift, scale = kept
-        tokens = v_bytes.shape[-1]
-        self._k_bytes[..., :tokens, :].copy_(k_bytes)
-        self._v_bytes[..., :tokens].copy_(v_bytes)
+        slots = k_bytes.shape[3] // self.tokens_per_slot
+        self.put_rows(torch.arange(slots, device=self.k.device), (k_bytes, v_bytes))
         self.shift.copy_(shift)
         self.scale.copy_(scale)
 
     def rows(self, slots_F: Tensor) -> tuple[Tensor, ...]:
         """Copy some slots, int64 on the cache's device."""
         places = self._places(slots_F)
-        return self._k_bytes.index_select(3, places), self._v_bytes.index_select(4, places)
+        k_bytes = self._k_bytes.index_select(3, places)
+        return k_bytes, self._v_bytes.index_select(4, value_places(places))
 
     def put_rows(self, slots_F: Tensor, kept: tuple[Tensor, ...]) -> None:
         """Put back what :meth:`rows` returned for the same slots."""
         places = self._places(slots_F)
         self._k_bytes.index_copy_(3, places, kept[0])
-        self._v_bytes.index_copy_(4, places, kept[1])
+        self._v_bytes.index_copy_(4, value_places(places), kept[1])
 
     def _places(self, slots_F: Tensor) -> Tensor:
         tokens_P = torch.arange(self.tokens_per_slot, device=slots_F.device)

@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from longlive.kernels.fp8_write import LARGEST, SMALLEST_SCALE, rounded
+from longlive.kernels.fp8_write import E4M3, LARGEST, SMALLEST_SCALE, rounded, value_places
 
 WEIGHT_BITS = 8
 """Weights of the softmax are multiplied by 2 to the power of this; e4m3 ends at 448."""
@@ -52,7 +52,9 @@ def plain_fp8_attention(
     q_BNLD = rounded(q_BNLD / q_scale_BNL1).float()
     row_BNL1 = q_scale_BNL1 * scale_KBN[0, ..., None, None] * score_scale(q_BLND.shape[-1])
     k_BNSD = k_cache_BNTD[:, :, :length].float()
-    v_BNSD = v_cache_BNDT[..., :length].float().transpose(2, 3)
+    places_S = value_places(torch.arange(length, device=q_BLND.device))
+    v_BNSD = v_cache_BNDT.view(torch.uint8).index_select(3, places_S).view(E4M3)
+    v_BNSD = v_BNSD.float().transpose(2, 3)
     # In powers of two, as the kernel has them.
     scores_BNLS = q_BNLD @ k_BNSD.transpose(2, 3) * row_BNL1
     top_BNL1 = scores_BNLS.amax(-1, keepdim=True).ceil()

@@ -53,6 +53,7 @@ TILES = (
     Tile(128, 128, 8, 3, wide_sums=False),
     Tile(128, 64, 8, 4),
     Tile(128, 64, 8, 4, wide_sums=False),
+    Tile(64, 128, 4, 3),
     Tile(64, 128, 4, 3, wide_sums=False),
     Tile(64, 64, 4, 4),
     Tile(64, 64, 4, 4, wide_sums=False),
@@ -162,9 +163,22 @@ def _added(products, row, v_tile, top, total, sums, WIDE_SUMS: tl.constexpr):
     weights = tl.exp2(products * row[:, None] - (new_top - _WEIGHT_BITS)[:, None])
     fading = tl.exp2(top - new_top)
     total = total * fading + tl.sum(weights, 1)
-    rounded = weights.to(tl.float8e4nv)
+    rounded = _as_values_lie(weights.to(tl.float8e4nv))
     if WIDE_SUMS:
         sums = sums * fading[:, None] + tl.dot(rounded, v_tile.T)
     else:
         sums = tl.dot(rounded, v_tile.T, sums * fading[:, None])
     return new_top, total, sums
+
+
+@triton.jit
+def _as_values_lie(weights):
+    """Put the keys of each sixteen in the order that values have in the cache.
+
+    A thread of a tensor core is given scores of the keys 2c, 2c + 1, 2c + 8 and 2c + 9, and hands
+    in weights of 4c to 4c + 3: so no number changes its thread here.
+    """
+    queries: tl.constexpr = weights.shape[0]
+    keys: tl.constexpr = weights.shape[1]
+    sixteens = tl.reshape(weights, (queries, keys // 16, 2, 4, 2))
+    return tl.reshape(tl.permute(sixteens, (0, 1, 3, 2, 4)), (queries, keys))

@@ -13,7 +13,10 @@ number is until it leaves the range, and queries and keys of this model are norm
 token would have to multiply every score.
 
 Values are stored channel-major, with the tokens of a channel beside each other: Hopper multiplies
-eight-bit numbers only where what is summed over lies together, and that is tokens there.
+eight-bit numbers only where what is summed over lies together, and that is tokens there. Of each
+sixteen tokens the values lie in another order (:func:`value_places`): that in which a thread of a
+tensor core is given the scores is not the one in which it has to hand in the weights, and by this
+they become the same.
 """
 
 # Shape suffixes: B batch, L tokens of the call, N heads, D head dim, F stored latent frames,
@@ -32,6 +35,17 @@ SMALLEST_SCALE = 1e-12
 _HEADROOM = 4.0
 # Later keys may be larger than those the scale was found from. That costs two of the sixteen powers
 # of two that e4m3 spans.
+
+
+def value_places(places: Tensor) -> Tensor:
+    """Where along a channel the values of tokens lie: of each sixteen, pairs in another order.
+
+    Pairs 0 1 2 3 4 5 6 7 go to 0 2 4 6 1 3 5 7.
+
+    Args:
+        places: Where their keys lie, int64 of any shape.
+    """
+    return places - places % 16 + (places & 6) * 2 + (places & 8) // 4 + (places & 1)
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -65,13 +79,16 @@ def plain_fp8_write(
         return
     tokens = new_BLND[0].shape[1] // len(slots_F)
     places_L = (slots_F[:, None] * tokens + torch.arange(tokens, device=slots_F.device)).flatten()
-    caches = (k_cache_BNTD, (0, 2, 1, 3)), (v_cache_BNDT, (0, 2, 3, 1))
-    for kind, (x_BLND, (cache, axes)) in enumerate(zip(new_BLND, caches, strict=True)):
+    caches = (
+        (k_cache_BNTD, (0, 2, 1, 3), places_L),
+        (v_cache_BNDT, (0, 2, 3, 1), value_places(places_L)),
+    )
+    for kind, (x_BLND, (cache, axes, where_L)) in enumerate(zip(new_BLND, caches, strict=True)):
         shift_BLND, scale_BLND = shift_KBND[kind, :, None], scale_KBN[kind, :, None, :, None]
         values = rounded((x_BLND.float() - shift_BLND) / scale_BLND).permute(axes)
         # As bytes, since not every device copies this type by an index.
         values, stored = values.contiguous().view(torch.uint8), cache.view(torch.uint8)
-        stored.index_copy_(axes.index(1), places_L, values)
+        stored.index_copy_(axes.index(1), where_L, values)
 
 
 def find_scales(

@@ -102,6 +102,7 @@ def _fp8_write(  # noqa: PLR0913 - a kernel has no structures.
         pair_of_values = pairs + pair
         x_shift = tl.load(shift + pair_of_values * D + channels)[None, :]
         x = _rounded(x, x_shift, tl.load(scale + pair_of_values))
+        place = place - place % 16 + (place & 6) * 2 + (place & 8) // 4 + (place & 1)
         out = v_cache + (pair * D + channels[:, None]) * T + place[None, :]
         tl.store(out, tl.trans(x), mask=is_there[None, :])
 

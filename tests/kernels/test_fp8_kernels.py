@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from longlive.kernels.fp8_attention import fp8_attention, plain_fp8_attention
-from longlive.kernels.fp8_write import E4M3, fp8_write, plain_fp8_write
+from longlive.kernels.fp8_write import E4M3, fp8_write, plain_fp8_write, value_places
 
 # e4m3 has 3 bits behind the first: half a step is 2**-4 of a number.
 HALF_STEP = 2.0**-4
@@ -41,9 +41,10 @@ class Cache(NamedTuple):
 
     def restored(self, length: int) -> list[Tensor]:
         """Keys and values ``[B, S, N, D]`` of the leading tokens, in float64."""
-        parts = (self.k, self.v.transpose(2, 3))
+        places = value_places(torch.arange(length, device=self.v.device))
+        parts = (self.k[:, :, :length], self.v.transpose(2, 3).float()[:, :, places])
         return [
-            (part[:, :, :length].double() * scale[..., None, None] + shift[:, :, None].double())
+            (part.double() * scale[..., None, None] + shift[:, :, None].double())
             .transpose(1, 2)
             .contiguous()
             for part, shift, scale in zip(parts, self.shift, self.scale.double(), strict=True)
@@ -102,13 +103,23 @@ def test_a_number_is_stored_within_half_a_step_once_its_channels_mean_is_taken_o
         assert ((got - wanted).abs() <= allowed).all()
 
 
-def test_values_lie_channel_by_channel_and_keys_token_by_token():
+def test_keys_lie_token_by_token_and_values_channel_by_channel():
     cache, new = filled()
     k, v = cache.restored(100)
-    first = cache.v[0, 1, :, 7].double() * cache.scale[1, 0, 1] + cache.shift[1, 0, 1]
-    assert torch.equal(v[0, 7, 1], first)
+    key = cache.k[0, 1, 37].double() * cache.scale[0, 0, 1] + cache.shift[0, 0, 1]
+    assert torch.equal(k[0, 37, 1], key)
+    # Token 37 is number 5 of its sixteen, the second of pair 2, which lies fifth.
+    value = cache.v[0, 1, :, 32 + 9].double() * cache.scale[1, 0, 1] + cache.shift[1, 0, 1]
+    assert torch.equal(v[0, 37, 1], value)
     assert distance(k, new[0]) < HALF_STEP
     assert distance(v, new[1]) < HALF_STEP
+
+
+def test_values_of_sixteen_tokens_lie_pair_by_pair_in_the_order_of_the_tensor_cores():
+    order = value_places(torch.arange(48))
+    assert sorted(order.tolist()) == list(range(48))
+    assert order[:16].tolist() == [0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15]
+    assert torch.equal(order[16:32], order[:16] + 16)
 
 
 def test_slots_are_written_where_they_lie_and_the_others_keep_what_they_hold():
@@ -271,7 +282,7 @@ def check_interpreted() -> None:
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
 def test_the_kernels_compute_what_the_plain_operations_do():
     done = subprocess.run(
-        [sys.executable, "-c", "from test_fp8_attention import check_interpreted as c; c()"],
+        [sys.executable, "-c", "from test_fp8_kernels import check_interpreted as c; c()"],
         cwd=Path(__file__).parent,
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
