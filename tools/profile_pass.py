@@ -156,6 +156,17 @@ def kernels_of(call: Callable[[], object], device: torch.device) -> list[dict[st
     return [kernel for kernel in kernels[:MOST_KERNELS] if kernel["ms"] > 0]
 
 
+def fill(state: RolloutState, dit: DiT) -> None:
+    """Store random keys and values in all slots, whatever form they are kept in."""
+    cache, config = state.cache, dit.config
+    tokens = cache.slots * cache.tokens_per_slot
+    shape = (state.spec.network_batch, tokens, config.heads, config.head_dim)
+    slots = torch.arange(cache.slots, device=state.device)
+    for layer in range(config.layers):
+        new = torch.randn(2, *shape, dtype=dit.dtype_of_weights, device=state.device)
+        cache[layer].update(*new, slots, cache.slots)
+
+
 @torch.no_grad()
 def time_variant(
     model: Model, spec: RolloutSpec, callbacks: list[pl.Callback], options: argparse.Namespace
@@ -174,8 +185,7 @@ def time_variant(
     denoiser = hooks.configure_denoiser(denoiser)
     text = torch.randn(1, 120, model.dit.config.text_width, device=device)
     state.cross_cache.store(model.dit.text_keys_values(text))
-    state.cache.k.normal_()
-    state.cache.v.normal_()
+    fill(state, model.dit)
     like = torch.zeros(spec.geometry.block_shape(spec.batch), dtype=dtype, device=device)
     row: dict[str, Any] = {"first_s": 0.0}
     for name, (x, inputs) in passes_to_time(state, like).items():

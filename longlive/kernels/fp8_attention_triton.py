@@ -86,10 +86,9 @@ def triton_fp8_attention(
         TensorDescriptor.from_tensor(k_cache_BNTD.flatten(0, 2), [tile.keys, head_dim]),
         TensorDescriptor.from_tensor(v_cache_BNDT.flatten(0, 2), [head_dim, tile.keys]),
         *(shift_KBND[1], scale_KBN[0], scale_KBN[1], score_scale(head_dim)),
-        *(out_BLND, queries, length),
+        *(out_BLND, queries, length, capacity),
         N=heads,
         D=head_dim,
-        T=capacity,
         QUERIES=tile.queries,
         KEYS=tile.keys,
         WIDE_SUMS=tile.wide_sums,
@@ -115,9 +114,9 @@ def _fp8_attention(  # noqa: PLR0913 - a kernel has no structures.
     out,
     queries,
     length,
+    capacity,
     N: tl.constexpr,
     D: tl.constexpr,
-    T: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     WIDE_SUMS: tl.constexpr,
@@ -137,7 +136,7 @@ def _fp8_attention(  # noqa: PLR0913 - a kernel has no structures.
     top = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     sums = tl.zeros((QUERIES, D), tl.float32)
-    first_key, first_channel = pair * T, pair * D
+    first_key, first_channel = pair * capacity, pair * D
     last = (length - 1) // KEYS * KEYS
     for start in tl.range(0, last, KEYS):
         products = tl.dot(q_tile, k_tiles.load([first_key + start, 0]).T)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longlive.kernels.fp8_write import LARGEST, find_scales
 
-_TOKENS = 64
+_TOKENS = 32
 _WARPS = 4
 _LARGEST = tl.constexpr(LARGEST)
 
@@ -87,27 +87,26 @@ def _fp8_write(  # noqa: PLR0913 - a kernel has no structures.
     is_there = tokens < P
     row = frame * P + tokens
     place = tl.load(slots + frame) * P + tokens
+    rows = row[:, None], channels[None, :], is_there[:, None]
     if tl.program_id(2) == 0:
         given = k + pair // N * k_video + pair % N * k_head
-        given = given + row[:, None] * k_token + channels[None, :]
-        x = tl.load(given, mask=is_there[:, None], other=0.0)
-        x = _rounded(x, tl.load(shift + pair * D + channels)[None, :], tl.load(scale + pair))
-        out = k_cache + (pair * T + place[:, None]) * D + channels[None, :]
-        tl.store(out, x, mask=is_there[:, None])
+        keys = _rounded(given, k_token, rows, shift + pair * D, scale + pair)
+        k_place = (pair * T + place[:, None]) * D + channels[None, :]
+        tl.store(k_cache + k_place, keys, mask=is_there[:, None])
     else:
         given = v + pair // N * v_video + pair % N * v_head
-        given = given + row[:, None] * v_token + channels[None, :]
-        x = tl.load(given, mask=is_there[:, None], other=0.0)
-        # Those of the values come after those of all keys.
-        pair_of_values = pairs + pair
-        x_shift = tl.load(shift + pair_of_values * D + channels)[None, :]
-        x = _rounded(x, x_shift, tl.load(scale + pair_of_values))
+        # Shift and scale of the values come after those of all keys.
+        kind = pairs + pair
+        values = _rounded(given, v_token, rows, shift + kind * D, scale + kind)
         place = place - place % 16 + (place & 6) * 2 + (place & 8) // 4 + (place & 1)
-        out = v_cache + (pair * D + channels[:, None]) * T + place[None, :]
-        tl.store(out, tl.trans(x), mask=is_there[None, :])
+        v_place = (pair * D + channels[:, None]) * T + place[None, :]
+        tl.store(v_cache + v_place, tl.trans(values), mask=is_there[None, :])
 
 
 @triton.jit
-def _rounded(x, shift, scale):
-    scaled = (x.to(tl.float32) - shift) / scale
+def _rounded(given, stride, rows, shift, scale):
+    """Load a tile and round it; ``rows`` are its tokens and channels, and which are there."""
+    row, channel, is_there = rows
+    x = tl.load(given + row * stride + channel, mask=is_there, other=0.0).to(tl.float32)
+    scaled = (x - tl.load(shift + channel)) / tl.load(scale)
     return tl.clamp(scaled, -_LARGEST, _LARGEST).to(tl.float8e4nv)

@@ -349,7 +349,8 @@ def test_on_a_gpu_every_tile_gathers_what_the_plain_operation_does(frames):
     for tile in TILES:
         got = triton_fp8_attention(q, *cache, length, tile)
         assert distance(got, stored) < 1.3 * error, tile
-        assert distance(got, expected) < 0.02, tile
+        # Sums of some 14 bits move scores, and with them weights to the next number of e4m3.
+        assert distance(got, expected) < (0.02 if tile.wide_sums else 0.05), tile
 
 
 @pytest.mark.gpu
