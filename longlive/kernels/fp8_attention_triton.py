@@ -49,14 +49,15 @@ class Tile(NamedTuple):
 
 
 TILES = (
-    Tile(128, 128, 8, 3),
-    Tile(128, 128, 8, 3, wide_sums=False),
-    Tile(128, 64, 8, 4),
-    Tile(128, 64, 8, 4, wide_sums=False),
-    Tile(64, 128, 4, 3),
     Tile(64, 128, 4, 3, wide_sums=False),
-    Tile(64, 64, 4, 4),
+    Tile(64, 128, 4, 3),
+    Tile(64, 128, 4, 2, wide_sums=False),
+    Tile(64, 128, 4, 4, wide_sums=False),
     Tile(64, 64, 4, 4, wide_sums=False),
+    Tile(64, 64, 4, 4),
+    Tile(128, 128, 8, 3, wide_sums=False),
+    Tile(128, 128, 8, 3),
+    Tile(128, 64, 8, 4, wide_sums=False),
 )
 """Worth trying on Hopper; the first one is used. ``tools/time_attention.py`` times them all."""
 
