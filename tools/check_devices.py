@@ -4,10 +4,11 @@
     torchrun --nproc-per-node 2 tools/check_devices.py --recipe sweet_spot --shares 1 3
     torchrun --nproc-per-node 2 tools/check_devices.py --recipe "" --size tiny --device cpu
 
-Four ways in the same run: one GPU; the decoder on the second one; every pass shared by both
-(``SequenceParallel``); and shared by ``--shares``, so that the first one, which decodes, has the
-smaller part. Random weights, and frames that arrive on the host as for a writer. Rows are printed
-as they come; a way that fails in one process is a row that says why, and the last line is JSON.
+Four ways in the same run, of which ``--ways`` names some: one GPU; the decoder on the second one;
+every pass shared by both (``SequenceParallel``); and shared by ``--shares``, so that the first one,
+which decodes, has the smaller part. Random weights, and frames that arrive on the host as for a
+writer. Rows are printed as they come; a way that fails in one process is a row that says why, and
+the last line is JSON.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from longlive.callbacks.sequence_parallel import SequenceParallel
+from longlive.callbacks.sequence_parallel import NCCL_PRIORITY, SequenceParallel
 from longlive.callbacks.shared_prompts import control_group
 from longlive.callbacks.vae_pipeline import PipelineDecoding
 from longlive.errors import UserError
@@ -40,6 +41,7 @@ from longlive.video.to_host import HostTransfer
 CONFIGS = Path(__file__).parents[1] / "configs"
 PROMPTS = ("a large red circle bounces over night", "a small blue square spins over night")
 TINY = {"height_px": 96, "width_px": 96, "window_latent_frames": 6}
+WAYS = ("one", "decoder", "shared", "uneven")
 # Blocks until every window is full.
 FILLING_BLOCKS = 6
 
@@ -101,10 +103,12 @@ def with_decoder_on(device: str, callbacks: Sequence[pl.Callback]) -> Callbacks:
     return [*others, PipelineDecoding(device=device)]
 
 
-def ways_of(recipe: Recipe, shares: list[int]) -> dict[str, tuple[bool, Callable[[], Callbacks]]]:
-    """Whether all processes take part, and the callbacks, of each way."""
+def ways_of(
+    recipe: Recipe, shares: list[int], names: Sequence[str]
+) -> dict[str, tuple[bool, Callable[[], Callbacks]]]:
+    """Whether all processes take part, and the callbacks, of each way that is named."""
     plain: Callable[[], Callbacks] = lambda: list(recipe.build_callbacks())  # noqa: E731
-    return {
+    ways = {
         "one GPU": (False, plain),
         "decoder on the second": (False, lambda: with_decoder_on("cuda:1", plain())),
         "passes shared": (True, lambda: [*plain(), SequenceParallel()]),
@@ -113,6 +117,7 @@ def ways_of(recipe: Recipe, shares: list[int]) -> dict[str, tuple[bool, Callable
             lambda: [*plain(), SequenceParallel(shares=shares)],
         ),
     }
+    return {way: ways[way] for name, way in zip(WAYS, ways, strict=True) if name in names}
 
 
 def measure(way: str, model: LongLive, callbacks: Callbacks, blocks: int, repeats: int) -> Row:
@@ -160,17 +165,18 @@ def run(options: argparse.Namespace) -> list[Row]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
+    os.environ.setdefault(NCCL_PRIORITY, "1")
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     control = control_group(None)
     files = [CONFIGS / "base.yaml"]
     if options.recipe:
         files.append(CONFIGS / "recipes" / f"{options.recipe}.yaml")
-    settings = {"weights": "synthetic", "size": options.size, "positions": "relative"}
+    settings = {"weights": "synthetic", "size": options.size}
     recipe = load_recipe(files).with_settings(
         {**settings, **(TINY if options.size == "tiny" else {})}
     )
     rows = []
-    for way, (is_shared, callbacks) in ways_of(recipe, options.shares).items():
+    for way, (is_shared, callbacks) in ways_of(recipe, options.shares, options.ways).items():
         row = Row(way)
         if is_shared or rank == 0:
             try:
@@ -211,6 +217,7 @@ def print_row(row: Row) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="exact", help="empty for the eager base")
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--shares", type=int, nargs="+", default=[1, 2], help="of a pass")
     parser.add_argument("--size", default="wan-1.3b", choices=["tiny", "wan-1.3b"])
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])

@@ -166,9 +166,11 @@ def command_of(name: str, args: argparse.Namespace) -> list[str]:
     """The words behind ``longlive`` that run a stage in a folder with the data."""
     stage, size = STAGES[name], SIZES[args.size]
     configs = ROOT / "configs" / "distill"
+    files = [stage.config, "synthetic", *(["sharded"] if args.devices > 1 else [])]
     words = [
         "fit",
-        *(f"--config={configs / file}.yaml" for file in (stage.config, "synthetic")),
+        *(f"--config={configs / file}.yaml" for file in files),
+        *([f"--trainer.devices={args.devices}"] if args.devices > 1 else []),
         f"--trainer.max_steps={args.iterations * len(stage.counts)}",
         "--trainer.log_every_n_steps=1",
         "--trainer.callbacks=[]",
@@ -257,7 +259,8 @@ def report(results: Mapping[str, Any]) -> str:
         "",
         f"{environment['device_name']}, torch {environment['torch']}, {results['size']}, clips of "
         f"{results['latent_frames']} latent frames at {results['height_px']}x"
-        f"{results['width_px']}, batch 1, commit {code(results['commit'] or '')}.",
+        f"{results['width_px']}, batch 1{shared_by(results['devices'])}, commit "
+        f"{code(results['commit'] or '')}.",
         "",
         f"{results['note']} Peaks are of what torch allocated; the run's holds the warm-up. "
         "`held` is allocated when the iteration is over; `start` is all but the iterations.",
@@ -306,6 +309,13 @@ def _title(run: Mapping[str, Any], what: str) -> str:
     return f"{run['title']}: {what}" if what else run["title"]
 
 
+def shared_by(devices: int) -> str:
+    """What the table says of more than one GPU."""
+    if devices == 1:
+        return ""
+    return f" on each of {devices} GPUs that share the networks (FSDP2), memory of the first one"
+
+
 def save(results: Mapping[str, Any], folder: Path) -> None:
     text = json.dumps(results, indent=1, ensure_ascii=False)
     write_bytes(folder / f"{NAME}.json", f"{text}\n".encode())
@@ -330,6 +340,7 @@ def measure_all(args: argparse.Namespace) -> dict[str, Any]:
         "command": shlex.join(["python", "tools/measure_distillation.py", *args.words]),
         "note": "Synthetic weights, latents of noise: time and memory, and nothing about quality.",
         "size": args.size,
+        "devices": args.devices,
         "latent_frames": size.clip.latent_frames,
         "height_px": size.clip.height_px,
         "width_px": size.clip.width_px,
@@ -364,6 +375,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=DEFAULT_STAGES)
     parser.add_argument("--iterations", type=int, default=2, help="the last one counts")
     parser.add_argument("--compile", action="store_true", help="the layers of teacher and critic")
+    parser.add_argument("--devices", type=int, default=1, help="that share the networks (FSDP2)")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no stage after this")
     parser.add_argument("--timeout", type=float, default=300, help="seconds of a stage")
     parser.add_argument("--commit", help="where it cannot be told from a checkout")

@@ -105,12 +105,14 @@ def test_no_stage_is_begun_when_the_time_is_up_and_a_taken_folder_is_refused(
 @pytest.mark.parametrize("size", list(tool.SIZES))
 @pytest.mark.parametrize("name", list(tool.STAGES))
 def test_a_command_is_one_that_fit_takes(name, size, capsys):
-    args = Namespace(size=size, iterations=2, compile=True, set=["model.lora_rank=4"])
+    given = {"size": size, "iterations": 2, "compile": True, "set": ["model.lora_rank=4"]}
+    args = Namespace(**given, devices=1 if size == "tiny" else 2)
     command = [*tool.command_of(name, args), "--trainer.accelerator=cpu", "--print_config"]
     assert longlive(command) == 0
     written = capsys.readouterr()
     assert "weights: synthetic" in written.out
     assert "lora_rank: 4" in written.out
+    assert ("ModelParallelStrategy" in written.out) == (size != "tiny")
 
 
 @pytest.mark.slow
