@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from longlive.callbacks.sequence_parallel import NCCL_PRIORITY, SequenceParallel
+from longlive.callbacks.sequence_parallel import SequenceParallel
 from longlive.callbacks.shared_prompts import control_group
 from longlive.callbacks.vae_pipeline import PipelineDecoding
 from longlive.errors import UserError
@@ -165,7 +165,6 @@ def run(options: argparse.Namespace) -> list[Row]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-    os.environ.setdefault(NCCL_PRIORITY, "1")
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     control = control_group(None)
     files = [CONFIGS / "base.yaml"]

@@ -12,12 +12,10 @@ other dimension makes several videos at a time.
 
 # Shape suffixes: B batch, F latent frames, C channels, H W latent rows and columns.
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 import lightning.pytorch as pl
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -29,10 +27,7 @@ from longlive.models.dit import DiT
 from longlive.rollout.denoiser import CausalDenoiser, Denoiser
 from longlive.rollout.hooks import MakeCaches, RolloutCallback, WrapOrder
 from longlive.rollout.prompts import Prompts
-from longlive.rollout.state import RolloutSpec, RolloutState, StepInputs, allocate_caches
-
-NCCL_PRIORITY = "TORCH_NCCL_HIGH_PRIORITY"
-"""Read when a group is made: whether its kernels go before those of other streams."""
+from longlive.rollout.state import RolloutSpec, StepInputs, allocate_caches
 
 
 class SharedDenoiser:
@@ -59,10 +54,6 @@ class SequenceParallel(RolloutCallback):
 
     Numerics: exact up to rounding; matrices of other shapes are multiplied by other kernels.
 
-    On a GPU a rollout runs in a stream of high priority, and so do the exchanges of groups that are
-    made later: a pass is many small kernels that every process waits for, and a decoder's large
-    ones beside them would be let through one for one.
-
     Args:
         shares: How much of a pass each process does, one number for each, in any unit: rows and
             heads are divided by them. Equal ones by default; the first process also decodes.
@@ -76,9 +67,6 @@ class SequenceParallel(RolloutCallback):
         self.shares = None if shares is None else tuple(shares)
         self._exchange: Exchange | None = None
         self._control: dist.ProcessGroup | None = None
-        self._stream: torch.cuda.Stream | None = None
-        self._outer: torch.cuda.Stream | None = None
-        os.environ.setdefault(NCCL_PRIORITY, "1")
 
     def configure_rollout(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, spec: RolloutSpec
@@ -100,16 +88,7 @@ class SequenceParallel(RolloutCallback):
             heads=apportion(config.heads, shares, "attention heads"),
             group=group.group_name,
         )
-        self._go_first(device_of(_dit_of(pl_module)))
         return replace(spec, is_shown=group.rank() == 0)
-
-    def on_rollout_end(
-        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
-    ) -> None:
-        if self._outer is not None:
-            self._outer.wait_stream(torch.cuda.current_stream(self._outer.device))
-            torch.cuda.set_stream(self._outer)
-            self._outer = None
 
     def configure_caches(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, make: MakeCaches
@@ -140,15 +119,6 @@ class SequenceParallel(RolloutCallback):
         if self._control is None:
             self._control = control_group(trainer)
         return SharedPrompts(prompts, self._control)
-
-    def _go_first(self, device: torch.device) -> None:
-        if device.type != "cuda" or self._outer is not None:
-            return
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(device, -1)
-        self._outer = torch.cuda.current_stream(device)
-        self._stream.wait_stream(self._outer)
-        torch.cuda.set_stream(self._stream)
 
 
 def group_of(trainer: pl.Trainer | None) -> dist.ProcessGroup | None:

@@ -147,7 +147,7 @@ def test_the_tradeoff_spans_window_steps_and_precision():
     axes = {axis: {v.axes[axis] for v in module.variants} for axis in module.variants[0].axes}
     assert {"12", "9", "6"} == axes["window"]
     assert {"4", "3", "2"} <= axes["steps"]
-    assert {"float32", "bfloat16"} <= axes["precision"]
+    assert {"bfloat16", "fp8", "int8"} == axes["precision"]
     assert len(module.variants) == len(axes["window"]) * len(axes["steps"]) * len(axes["precision"])
     sinks = {v.axes["window"]: v.recipe.settings["sink_latent_frames"] for v in module.variants}
     assert sinks == {"12": 3, "9": 3, "6": 2}
