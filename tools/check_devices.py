@@ -4,11 +4,12 @@
     torchrun --nproc-per-node 2 tools/check_devices.py --recipe sweet_spot --shares 1 3
     torchrun --nproc-per-node 2 tools/check_devices.py --recipe "" --size tiny --device cpu
 
-Four ways in the same run, of which ``--ways`` names some: one GPU; the decoder on the second one;
-every pass shared by both (``SequenceParallel``); and shared by ``--shares``, so that the first one,
-which decodes, has the smaller part. Random weights, and frames that arrive on the host as for a
-writer. Rows are printed as they come; a way that fails in one process is a row that says why, and
-the last line is JSON.
+Five ways in the same run, of which ``--ways`` names some: one GPU; the decoder on the second one;
+every pass shared by both (``SequenceParallel``); shared by ``--shares``, so that the first one,
+which decodes, has the smaller part; and shared but for context updates and recaches, which the
+second one computes while the first one decodes. Random weights, and frames that arrive on the host
+as for a writer. Rows are printed as they come; a way that fails in one process is a row that says
+why, and the last line is JSON.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from longlive.video.to_host import HostTransfer
 CONFIGS = Path(__file__).parents[1] / "configs"
 PROMPTS = ("a large red circle bounces over night", "a small blue square spins over night")
 TINY = {"height_px": 96, "width_px": 96, "window_latent_frames": 6}
-WAYS = ("one", "decoder", "shared", "uneven")
+WAYS = ("one", "decoder", "shared", "uneven", "rests")
 # Blocks until every window is full.
 FILLING_BLOCKS = 6
 
@@ -115,6 +116,10 @@ def ways_of(
         f"shared {':'.join(map(str, shares))}": (
             True,
             lambda: [*plain(), SequenceParallel(shares=shares)],
+        ),
+        "shared, the first rests": (
+            True,
+            lambda: [*plain(), SequenceParallel(first_rests=True)],
         ),
     }
     return {way: ways[way] for name, way in zip(WAYS, ways, strict=True) if name in names}

@@ -128,6 +128,18 @@ class LayerWindow:
         seen = self._update(k_BLND, v_BLND)
         return self.gather(rotate(q_BLND, self.call.rotation), seen)
 
+    def attend_with(self, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor, heads: slice) -> Tensor:
+        """Store keys and values of all heads of the cache, and attend with some of them.
+
+        Args:
+            q_BLND: Queries of those heads.
+            k_BLND: New keys of all.
+            v_BLND: New values of all.
+            heads: Which they are.
+        """
+        seen = tuple(x_BSND[:, :, heads] for x_BSND in self._update(k_BLND, v_BLND))
+        return self.gather(rotate(q_BLND, self.call.rotation), seen)
+
     def gather(self, q_BLND: Tensor, seen: tuple[Any, ...]) -> Tensor:
         """Return what queries gather from what the cache has returned.
 

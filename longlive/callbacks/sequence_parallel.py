@@ -3,7 +3,8 @@
 Every process runs the whole rollout with the same noise and the same prompts, and its denoiser
 returns the same velocity in all of them; see :mod:`longlive.callbacks.token_exchange` for what is
 shared. The first process alone decodes and shows: its part of the passes may be made smaller by as
-much. A KV cache holds the heads of its process only.
+much, or it rests while a block is decoded. A KV cache holds the heads of its process only, or all
+where the first one rests.
 
 The processes are those of the strategy's dimension ``tensor_parallel``
 (:class:`lightning.pytorch.strategies.ModelParallelStrategy`), or all of them without a trainer. Its
@@ -19,6 +20,7 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from torch import Tensor
 
+from longlive.attention.kv_cache import KVCache
 from longlive.callbacks.optimization import device_of, parts_of
 from longlive.callbacks.shared_prompts import SharedPrompts, control_group
 from longlive.callbacks.token_exchange import Exchange, ExchangedAttention, apportion
@@ -34,19 +36,38 @@ class SharedDenoiser:
     """Computes a band of rows, and returns the rows of all processes.
 
     Args:
-        denoiser: Of one process; its cache of the video has this process's heads.
+        denoiser: Of one process; its cache has the heads that this process keeps.
         exchange: Who has what.
+        first_rests: Whether passes that leave only keys behind are those of the others.
+        others: Who has what of these; None if there is one other.
     """
 
-    def __init__(self, denoiser: CausalDenoiser, exchange: Exchange) -> None:
+    def __init__(
+        self,
+        denoiser: CausalDenoiser,
+        exchange: Exchange,
+        first_rests: bool = False,
+        others: Exchange | None = None,
+    ) -> None:
         self.denoiser = denoiser
         self.exchange = exchange
+        self.first_rests = first_rests
+        self.others = others
 
     def __call__(self, x_BFCHW: Tensor, inputs: StepInputs) -> Tensor | None:
-        attend = ExchangedAttention(self.denoiser.attend_for(inputs), self.exchange)
-        band_BFCHW = self.exchange.band(x_BFCHW)
-        velocity_BFCHW = self.denoiser.run(band_BFCHW, inputs, attend)
+        if self.first_rests and inputs.keys_only:
+            if self.others is not None:
+                self._share(x_BFCHW, inputs, self.others)
+            elif self.exchange.rank > 0:
+                self.denoiser(x_BFCHW, inputs)
+            self.exchange.bring_to_first(self.denoiser.cache, inputs.write_slots_F)
+            return None
+        velocity_BFCHW = self._share(x_BFCHW, inputs, self.exchange)
         return None if velocity_BFCHW is None else self.exchange.join(velocity_BFCHW)
+
+    def _share(self, x_BFCHW: Tensor, inputs: StepInputs, exchange: Exchange) -> Tensor | None:
+        attend = ExchangedAttention(self.denoiser.attend_for(inputs), exchange)
+        return self.denoiser.run(exchange.band(x_BFCHW), inputs, attend)
 
 
 class SequenceParallel(RolloutCallback):
@@ -57,15 +78,20 @@ class SequenceParallel(RolloutCallback):
     Args:
         shares: How much of a pass each process does, one number for each, in any unit: rows and
             heads are divided by them. Equal ones by default; the first process also decodes.
+        first_rests: Whether the first process leaves context updates and recaches to the others,
+            which come while it decodes, and is sent the keys. The others keep those of all heads.
     """
 
     wrap_order = WrapOrder.KERNELS
 
-    def __init__(self, shares: Sequence[int] | None = None) -> None:
+    def __init__(self, shares: Sequence[int] | None = None, first_rests: bool = False) -> None:
         if shares is not None and (not shares or min(shares) < 1):
             raise UserError(f"shares must be positive numbers, got {list(shares)}")
         self.shares = None if shares is None else tuple(shares)
+        self.first_rests = first_rests
         self._exchange: Exchange | None = None
+        self._others: Exchange | None = None
+        self._group_of_others: dist.ProcessGroup | None = None
         self._control: dist.ProcessGroup | None = None
 
     def configure_rollout(
@@ -81,13 +107,28 @@ class SequenceParallel(RolloutCallback):
             raise UserError(
                 f"{len(shares)} shares do not fit {group.size()} processes: give one for each"
             )
+        rank, rows, columns = group.rank(), spec.geometry.grid_height, spec.geometry.grid_width
         self._exchange = Exchange(
-            rank=group.rank(),
-            rows=apportion(spec.geometry.grid_height, shares, "rows of tokens"),
-            columns=spec.geometry.grid_width,
+            rank=rank,
+            rows=apportion(rows, shares, "rows of tokens"),
+            columns=columns,
             heads=apportion(config.heads, shares, "attention heads"),
+            keeps_all=tuple(self.first_rests and process > 0 for process in range(len(shares))),
             group=group.group_name,
         )
+        self._others = None
+        if self.first_rests and rank > 0 and len(shares) > 2:
+            if self._group_of_others is None:
+                ranks = dist.get_process_group_ranks(group)[1:]
+                self._group_of_others = dist.new_group(ranks, use_local_synchronization=True)
+            self._others = Exchange(
+                rank=rank - 1,
+                rows=apportion(rows, shares[1:], "rows of tokens"),
+                columns=columns,
+                heads=apportion(config.heads, shares[1:], "attention heads"),
+                keeps_all=(True,) * (len(shares) - 1),
+                group=self._group_of_others.group_name,
+            )
         return replace(spec, is_shown=group.rank() == 0)
 
     def configure_caches(
@@ -95,7 +136,8 @@ class SequenceParallel(RolloutCallback):
     ) -> MakeCaches:
         if self._exchange is None:
             return make
-        dit, heads = _dit_of(pl_module), self._exchange.heads[self._exchange.rank]
+        dit, kept = _dit_of(pl_module), self._exchange.kept(self._exchange.rank)
+        heads = kept.stop - kept.start
         dtype, device = dit.dtype_of_weights, device_of(dit)
         return lambda spec: allocate_caches(spec, dit.config, dtype, device, video_heads=heads)
 
@@ -109,7 +151,12 @@ class SequenceParallel(RolloutCallback):
                 f"{type(denoiser).__name__} cannot be shared by processes: leave out the callback "
                 "that brings it"
             )
-        return SharedDenoiser(denoiser, self._exchange)
+        if self.first_rests and type(denoiser.cache) is not KVCache:
+            raise UserError(
+                f"the first process is sent plain keys, and a {type(denoiser.cache).__name__} has "
+                "others: leave first_rests out, or the callback that brings it"
+            )
+        return SharedDenoiser(denoiser, self._exchange, self.first_rests, self._others)
 
     def configure_prompts(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, prompts: Prompts

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from longlive.callbacks.compile import CompileLayers
 from longlive.callbacks.cuda_graph import CaptureDenoiser
+from longlive.callbacks.fp8_attention import Fp8Attention
 from longlive.callbacks.frame_writer import FrameWriter
 from longlive.callbacks.sequence_parallel import SequenceParallel
 from longlive.callbacks.token_exchange import apportion
@@ -73,6 +74,19 @@ def share_a_video(rank: int, folder: Path) -> dict[str, Any]:
     capture.missing = lambda device: None
     capture._recorder = lambda device: TapeRecorder()
     made["captured"] = latents_of(model, SWITCHING, [capture, SequenceParallel()])
+    for name in ("rests", "relative rests"):
+        settings, timeline = CASES["relative" if "relative" in name else "plain"]
+        rests = SequenceParallel(shares=[1, 3], first_rests=True)
+        stream = model_of(folder, **settings).stream(timeline, seed=1, callbacks=[rests])
+        made[f"heads, {name}"] = stream.state.cache.k.shape[-2]
+        made[name] = torch.cat([block.latents for block in stream], 1)
+    capture = CaptureDenoiser(required=False)
+    capture.missing = lambda device: None
+    capture._recorder = lambda device: TapeRecorder()
+    rests = SequenceParallel(first_rests=True)
+    made["rests, captured"] = latents_of(model_of(folder), SWITCHING, [capture, rests])
+    with pytest.raises(UserError, match="leave first_rests out"):
+        latents_of(model, SWITCHING, [Fp8Attention(emulates=True), rests])
 
     cursor = SWITCHING.start()
     asks = Asks(cursor)
@@ -118,10 +132,17 @@ def test_two_processes_make_the_latents_that_one_makes(folder, made, name):
     assert torch.equal(made[0][name], made[1][name])
 
 
-@pytest.mark.parametrize("name", ["unequal", "captured"])
-def test_so_do_unequal_shares_and_recorded_passes(folder, made, name):
+@pytest.mark.parametrize("name", ["unequal", "captured", "rests", "rests, captured"])
+def test_so_do_unequal_shares_recorded_passes_and_a_first_process_that_rests(folder, made, name):
     close(made[0][name], latents_of(model_of(folder), SWITCHING))
     assert torch.equal(made[0][name], made[1][name])
+
+
+def test_where_the_first_process_rests_the_others_keep_all_heads(folder, made):
+    settings, timeline = CASES["relative"]
+    close(made[0]["relative rests"], latents_of(model_of(folder, **settings), timeline))
+    assert torch.equal(made[0]["relative rests"], made[1]["relative rests"])
+    assert [one["heads, rests"] for one in made] == [1, 4]
 
 
 def test_a_prompt_that_the_first_process_is_asked_for_begins_at_one_block_in_all(folder, made):
@@ -145,7 +166,11 @@ def test_each_process_keeps_its_heads_and_the_first_one_shows_the_video(folder, 
 
 def share_among_three(rank: int, folder: Path) -> list[Tensor]:
     compiled = CompileLayers(backend="aot_eager")
-    ways = ([SequenceParallel()], [compiled, SequenceParallel(shares=[1, 1, 2])])
+    ways = (
+        [SequenceParallel()],
+        [compiled, SequenceParallel(shares=[1, 1, 2])],
+        [SequenceParallel(shares=[2, 1, 1], first_rests=True)],
+    )
     return [latents_of(model_of(folder), SWITCHING, callbacks) for callbacks in ways]
 
 
