@@ -262,7 +262,8 @@ def test_compiled_layers_quantize_as_eager_ones_and_are_compiled_as_often(folder
     eager = run(model_of(folder), QuantizeLinears(emulated, emulates=True))
     # Named in the wrong order; the weights are replaced first all the same.
     callbacks = CompileLayers(backend="eager"), QuantizeLinears(emulated, emulates=True)
-    assert distance(run(model_of(folder), *callbacks), eager) == 0
+    # Rotary positions are rounded otherwise, which may put a value on the other side of a step.
+    assert distance(run(model_of(folder), *callbacks), eager) < 2e-3
     assert counters["stats"]["unique_graphs"] == 3
 
 

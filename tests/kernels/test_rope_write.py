@@ -126,7 +126,9 @@ def test_it_is_what_the_parts_of_the_model_do_one_after_the_other(operation, cha
     expected = by_the_model(given.to("cpu", dtype))
     for made in (given.to("cpu", dtype), given.to("cpu", dtype).stacked()):
         for got, wanted in zip(made.run(operation), expected, strict=True):
-            assert torch.equal(got, wanted)
+            # The model multiplies complex numbers, which may round a sum once instead of twice.
+            rounding = 1e-6 if dtype == torch.float32 else 2.0**-7
+            torch.testing.assert_close(got, wanted, rtol=rounding, atol=1e-6)
 
 
 def test_slots_that_are_not_named_keep_what_they_hold():
