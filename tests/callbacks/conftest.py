@@ -3,11 +3,14 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from nano_model import write_nano_model
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from longlive.attention.backends.sdpa import sdpa_attention
 from longlive.geometry import Geometry, frames_of
@@ -129,6 +132,21 @@ def start_rollout(
 @torch.no_grad()
 def _next(stream: Iterator[Tensor]) -> Tensor | None:
     return next(stream, None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Weights of the nano model."""
+    return write_nano_model(tmp_path_factory.mktemp("nano"))
+
+
+@pytest.fixture
+def nothing_compiled() -> Iterator[None]:
+    """Nothing is compiled before a test, nothing stays after it, and counters count its own."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
 
 
 @pytest.fixture

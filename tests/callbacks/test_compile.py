@@ -1,12 +1,11 @@
 """How often the compiler is called, and what the rest of a run notices of it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from nano_model import SETTINGS, write_nano_model
+from nano_model import SETTINGS
 from torch._dynamo.utils import counters
 
 from longlive.callbacks.compile import CompileLayers
@@ -21,17 +20,7 @@ CIRCLE, SQUARE = "a large red circle", "a small blue square"
 SWITCHING = PromptTimeline.switching([CIRCLE, SQUARE, CIRCLE], [3, 15])
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_nano_model(tmp_path_factory.mktemp("nano"))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_compiled() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 def model_of(folder: Path, **changes: Any) -> LongLive:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from graph_tape import TapeRecorder
-from nano_model import SETTINGS, write_nano_model
+from nano_model import SETTINGS
 from torch import Tensor
 
 from longlive.callbacks.capture_decoder import CaptureDecoder
@@ -22,11 +22,6 @@ from longlive.rollout.transitions import SWITCH
 
 CIRCLE, SQUARE = "a large red circle", "a small blue square"
 SWITCHING = PromptTimeline.switching([CIRCLE, SQUARE, CIRCLE], [3, 9])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_nano_model(tmp_path_factory.mktemp("nano"))
 
 
 def model_of(folder: Path, **changes: Any) -> LongLive:

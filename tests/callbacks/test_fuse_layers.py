@@ -1,6 +1,5 @@
 """Layers whose way from the projections to the attention is one operation."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 from graph_tape import TapeRecorder
 from nano import Rollout, nano_dit, spec
-from nano_model import SETTINGS, write_nano_model
+from nano_model import SETTINGS
 from torch import Tensor
 from torch._dynamo.utils import counters
 
@@ -31,17 +30,7 @@ from longlive.rollout.prompts import PromptTimeline
 SWITCHING = PromptTimeline.switching(("a large red circle", "a small blue square"), [6])
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_nano_model(tmp_path_factory.mktemp("nano"))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_compiled() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """One product in place of three, with the weights where they were."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from graph_tape import TapeRecorder
-from nano_model import SETTINGS, write_nano_model
+from nano_model import SETTINGS
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -28,17 +27,7 @@ SWITCHING = PromptTimeline.switching(("a large red circle", "a small blue square
 WIDTH, HEADS = 24, 2
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_nano_model(tmp_path_factory.mktemp("nano"))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_compiled() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 def attention_of() -> SelfAttention:

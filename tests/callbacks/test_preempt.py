@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from nano_model import SETTINGS, write_nano_model
+from nano_model import SETTINGS
 from torch import Tensor
 
 from longlive.callbacks.cuda_graph import CaptureDenoiser
@@ -22,11 +22,6 @@ from longlive.rollout.stream import RolloutStream
 
 CIRCLE, SQUARE = "a large red circle", "a small blue square"
 SWITCHED = PromptTimeline.switching([CIRCLE, SQUARE], [9])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_nano_model(tmp_path_factory.mktemp("nano"))
 
 
 def model_of(folder: Path, device: str = "cpu", **changes: Any) -> LongLive:

@@ -1,11 +1,10 @@
 """Prompts that are encoded once, and as soon as they are asked for."""
 
 import threading
-from pathlib import Path
 
 import pytest
 import torch
-from nano_model import SETTINGS, write_nano_model
+from nano_model import SETTINGS
 
 from longlive.callbacks.prompt_cache import PromptCache
 from longlive.errors import UserError
@@ -13,11 +12,6 @@ from longlive.modules.longlive import LongLive
 from longlive.rollout.hooks import RolloutCallback
 
 CIRCLE, SQUARE, SPIN = "a large red circle", "a small blue square", "a circle spins"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_nano_model(tmp_path_factory.mktemp("nano"))
 
 
 @pytest.fixture

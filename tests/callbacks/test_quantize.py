@@ -1,13 +1,13 @@
 """Linear layers that multiply in eight bits, and which of a transformer's they are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from graph_tape import TapeRecorder
-from nano_model import SETTINGS, write_nano_model
+from nano_model import SETTINGS
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -157,17 +157,7 @@ def test_weights_are_rounded_from_float32_and_their_type_is_kept_for_results():
 # In a transformer.
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_nano_model(tmp_path_factory.mktemp("nano"))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_compiled() -> Iterator[None]:
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 def model_of(folder: Path) -> LongLive:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nano_model import SETTINGS, write_nano_model
+from nano_model import SETTINGS
 
 from longlive.callbacks.capture_decoder import CaptureDecoder
 from longlive.callbacks.cuda_graph import CaptureDenoiser
@@ -42,11 +42,6 @@ class PerLatentFrame:
     def decode(self, latents_BFCHW):
         self.calls.append(latents_BFCHW.shape[1])
         return latents_BFCHW[:, :, :3].repeat_interleave(2, 1)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_nano_model(tmp_path_factory.mktemp("nano"))
 
 
 def model_of(folder: Path, device: str = "cpu") -> LongLive:
