@@ -95,7 +95,7 @@ def rotate(x_BLND: Tensor, by: Rotation) -> Tensor:
         even, odd = pairs_BLNC2.unbind(-1)
         turned = torch.stack((even * by.cos - odd * by.sin, even * by.sin + odd * by.cos), -1)
     else:
-        # The same product in one pass over memory: on a CPU thirty times as fast.
+        # The same product in one pass over memory in place of seven.
         turned = torch.view_as_real(
             torch.view_as_complex(pairs_BLNC2) * torch.complex(by.cos, by.sin)
         )

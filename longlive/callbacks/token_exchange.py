@@ -105,16 +105,14 @@ class Exchange:
             cache: Of this process; the second one keeps all heads.
             slots_F: int64 slots on its device.
         """
-        others: list[list[Tensor]] = [[] for _ in self.rows[1:]]
+        sent: list[list[Tensor]] = [[] for _ in self.rows]
         wanted: list[list[Shape]] = [[] for _ in self.rows]
-        if self.rank == 1:
-            of_first = [rows[..., self.own(0), :] for rows in cache.rows(slots_F)]
-            self._swap([of_first, *others], wanted, cache.k)
-            return
         if self.rank == 0:
             layers, batch, _, tokens, heads, width = cache.k.shape
             wanted[1] = [(layers, batch, len(slots_F), tokens, heads, width)] * 2
-        got = self._swap([[], *others], wanted, cache.k)
+        elif self.rank == 1:
+            sent[0] = [rows[..., self.own(0), :] for rows in cache.rows(slots_F)]
+        got = self._swap(sent, wanted, cache.k)
         if self.rank == 0:
             cache.put_rows(slots_F, tuple(got[1]))
 
