@@ -50,13 +50,14 @@ def fused_norm_and_attend(
         return norm_and_attend(attention, q_BLE, k_BLE, v_BLE, attend)
     call, cache = attend.call, attend.cache
     is_plain = type(cache) is LayerCache
-    k_BFPND, v_BFPND, slots_F = cache.k, cache.v, call.write_slots_F
+    k_BFPND, slots_F = cache.k, call.write_slots_F
+    v_BFPND: Tensor | None = cache.v
     if not is_plain:
-        # FP8 is rounded from whole tiles of tokens: they are laid out here, and then stored.
+        # FP8 is rounded from whole tiles of tokens: keys are laid out here, and then stored.
         frames, heads = len(slots_F), attention.heads
-        shape = (len(q_BLE), frames, cache.tokens_per_slot, heads, q_BLE.shape[-1] // heads)
-        k_BFPND, v_BFPND = q_BLE.new_empty(shape), q_BLE.new_empty(shape)
-        slots_F = torch.arange(frames, device=slots_F.device)
+        of_token = (heads, v_BLE.shape[-1] // heads)
+        k_BFPND = v_BLE.new_empty(len(v_BLE), frames, cache.tokens_per_slot, *of_token)
+        v_BFPND, slots_F = None, torch.arange(frames, device=slots_F.device)
     q_BLND = norm_rotate_write(
         [q_BLE, k_BLE, v_BLE],
         [attention.norm_q.weight, attention.norm_k.weight],
@@ -69,8 +70,9 @@ def fused_norm_and_attend(
     )
     if is_plain:
         return attend.gather(q_BLND, cache.read(call.read))
-    new = k_BFPND.flatten(1, 2), v_BFPND.flatten(1, 2)
-    return attend.gather(q_BLND, cache.update(*new, call.write_slots_F, call.read))
+    k_BLND = k_BFPND.flatten(1, 2)
+    v_BLND = v_BLE[:, v_BLE.shape[1] - k_BLND.shape[1] :].unflatten(2, k_BLND.shape[2:])
+    return attend.gather(q_BLND, cache.update(k_BLND, v_BLND, call.write_slots_F, call.read))
 
 
 class FuseLayers(Optimization):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longlive.kernels.fp8_write import LARGEST, find_scales
 
-_TOKENS = 32
+_TOKENS = 64
 _WARPS = 4
 _LARGEST = tl.constexpr(LARGEST)
 
@@ -43,11 +43,13 @@ def triton_fp8_write(
     assert k_BLND.stride(3) == v_BLND.stride(3) == 1
     assert all(x.is_contiguous() for x in (*caches, shift_KBND, scale_KBN))
     tokens = length // frames
-    # A program takes some tokens of a latent frame: those of one kind, of one head.
-    grid = (frames * triton.cdiv(tokens, _TOKENS), batch * heads, 2)
+    # A program takes some tokens of a latent frame: those of one kind, of one head. Sixteens of
+    # values may begin before the frame does.
+    tiles = triton.cdiv(tokens + 15, _TOKENS)
+    grid = (frames * tiles, batch * heads, 2)
     _fp8_write[grid](
         *(k_BLND, v_BLND, *k_BLND.stride()[:3], *v_BLND.stride()[:3]),
-        *(*caches, shift_KBND, scale_KBN, slots_F.contiguous(), batch * heads),
+        *(*caches, shift_KBND, scale_KBN, slots_F.contiguous(), batch * heads, tiles),
         N=heads,
         D=head_dim,
         P=tokens,
@@ -73,34 +75,43 @@ def _fp8_write(  # noqa: PLR0913 - a kernel has no structures.
     scale,
     slots,
     pairs,
+    tiles,
     N: tl.constexpr,
     D: tl.constexpr,
     P: tl.constexpr,
     T: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    tiles: tl.constexpr = (P + BLOCK - 1) // BLOCK
     frame = tl.program_id(0) // tiles
     pair = tl.program_id(1).to(tl.int64)
-    tokens = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+    inside = tl.program_id(0) % tiles * BLOCK
     channels = tl.arange(0, D)
-    is_there = tokens < P
-    row = frame * P + tokens
-    place = tl.load(slots + frame) * P + tokens
-    rows = row[:, None], channels[None, :], is_there[:, None]
+    start = tl.load(slots + frame) * P
     if tl.program_id(2) == 0:
+        tokens = inside + tl.arange(0, BLOCK)
+        is_there = tokens < P
+        rows = (frame * P + tokens)[:, None], channels[None, :], is_there[:, None]
         given = k + pair // N * k_video + pair % N * k_head
         keys = _rounded(given, k_token, rows, shift + pair * D, scale + pair)
-        k_place = (pair * T + place[:, None]) * D + channels[None, :]
-        tl.store(k_cache + k_place, keys, mask=is_there[:, None])
+        place = (pair * T + (start + tokens)[:, None]) * D + channels[None, :]
+        tl.store(k_cache + place, keys, mask=is_there[:, None])
     else:
+        # Whole sixteens, in the order in which they lie: what a thread stores is in one piece.
+        first = start // 16 * 16 + inside
+        places = first + tl.arange(0, BLOCK)
+        tokens = places - places % 16 + (places & 12) // 2 + (places & 2) * 4 + (places & 1) - start
+        is_there = (tokens >= 0) & (tokens < P)
+        rows = (frame * P + tokens)[:, None], channels[None, :], is_there[:, None]
         given = v + pair // N * v_video + pair % N * v_head
         # Shift and scale of the values come after those of all keys.
         kind = pairs + pair
-        values = _rounded(given, v_token, rows, shift + kind * D, scale + kind)
-        place = place - place % 16 + (place & 6) * 2 + (place & 8) // 4 + (place & 1)
-        v_place = (pair * D + channels[:, None]) * T + place[None, :]
-        tl.store(v_cache + v_place, tl.trans(values), mask=is_there[None, :])
+        values = tl.trans(_rounded(given, v_token, rows, shift + kind * D, scale + kind))
+        where = v_cache + (pair * D + channels[:, None]) * T + places[None, :]
+        # A mask would make it a store for each byte, so only the ends of a frame have one.
+        if (first >= start) & (first + BLOCK <= start + P):
+            tl.store(where, values)
+        else:
+            tl.store(where, values, mask=is_there[None, :])
 
 
 @triton.jit

@@ -21,7 +21,7 @@ def plain_norm_rotate_write(
     weights_E: Sequence[Tensor],
     rotation_L1C: Sequence[Tensor],
     k_cache_BSPND: Tensor,
-    v_cache_BSPND: Tensor,
+    v_cache_BSPND: Tensor | None,
     slots_F: Tensor,
     eps: float,
     rotates_keys: bool,
@@ -37,7 +37,7 @@ def plain_norm_rotate_write(
         weights_E: Weights of the norms of queries and keys.
         rotation_L1C: Cosines and sines of the tokens.
         k_cache_BSPND: Keys of the video.
-        v_cache_BSPND: Values of the video.
+        v_cache_BSPND: Values of the video; None if they are stored elsewhere.
         slots_F: int64 slots, one for each of the call's last latent frames; the frames before them
             are not stored.
         eps: Of both norms.
@@ -53,6 +53,8 @@ def plain_norm_rotate_write(
         k_BLND = _turned(k_BLND, *rotation_L1C)
     first = q_BLND.shape[1] - len(slots_F) * tokens
     for new_BLND, cache_BSPND in ((k_BLND, k_cache_BSPND), (v_BLND, v_cache_BSPND)):
+        if cache_BSPND is None:
+            continue
         cache_BSPND.index_copy_(1, slots_F, new_BLND[:, first:].unflatten(1, (-1, tokens)))
     return _turned(q_BLND, *rotation_L1C)
 
@@ -82,7 +84,7 @@ def _(
     weights_E: Sequence[Tensor],
     rotation_L1C: Sequence[Tensor],
     k_cache_BSPND: Tensor,
-    v_cache_BSPND: Tensor,
+    v_cache_BSPND: Tensor | None,
     slots_F: Tensor,
     eps: float,
     rotates_keys: bool,
@@ -101,7 +103,7 @@ def _(
     weights_E: Sequence[Tensor],
     rotation_L1C: Sequence[Tensor],
     k_cache_BSPND: Tensor,
-    v_cache_BSPND: Tensor,
+    v_cache_BSPND: Tensor | None,
     slots_F: Tensor,
     eps: float,
     rotates_keys: bool,

@@ -21,7 +21,7 @@ def triton_norm_rotate_write(
     weights_E: Sequence[Tensor],
     rotation_L1C: Sequence[Tensor],
     k_cache_BSPND: Tensor,
-    v_cache_BSPND: Tensor,
+    v_cache_BSPND: Tensor | None,
     slots_F: Tensor,
     eps: float,
     rotates_keys: bool,
@@ -36,13 +36,13 @@ def triton_norm_rotate_write(
     rows = [x.flatten(0, 1) for x in qkv_BLE]
     assert all(x.stride(1) == 1 for x in rows)
     video, slot, place, head, one = k_cache_BSPND.stride()
-    assert v_cache_BSPND.stride() == (video, slot, place, head, one)
+    assert v_cache_BSPND is None or v_cache_BSPND.stride() == (video, slot, place, head, one)
     assert one == 1
     cos, sin = (x.contiguous() for x in rotation_L1C)
     assert cos.dtype == sin.dtype == torch.float32
     out_BLND = qkv_BLE[0].new_empty(batch, length, heads, head_dim)
     # One program for the queries of a token, one for its keys, one for its values.
-    _norm_rotate_write[(batch * length, 3)](
+    _norm_rotate_write[(batch * length, 2 if v_cache_BSPND is None else 3)](
         *(*rows, *(x.stride(0) for x in rows)),
         *(*weights_E, cos, sin),
         *(out_BLND, k_cache_BSPND, v_cache_BSPND, slots_F.contiguous()),

@@ -205,6 +205,13 @@ def check_interpreted() -> None:
     plain, made = caches.values()
     for mine, theirs in zip(made, plain, strict=True):
         assert torch.equal(mine.float(), theirs.float())
+    # Frames of more than a tile, which begin in the middle of sixteen tokens.
+    new = [x[:, 1:] for x in numbers(3 * 200 + 1)]
+    large = [cache_of(1024), cache_of(1024)]
+    for write, cache in zip(caches, large, strict=True):
+        write(new, *cache, slots(3, 0, 4), 5)
+    for mine, theirs in zip(*large, strict=True):
+        assert torch.equal(mine.float(), theirs.float())
     # Strided, as the product of projections is.
     q = torch.randn(2, 70, 3, 96)[..., 32:64]
     for tile in (Tile(64, 32, 4, 2), Tile(32, 64, 4, 2, wide_sums=False)):
