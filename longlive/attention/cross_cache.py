@@ -43,9 +43,9 @@ class CrossCache:
             self.k_BMND = [k.clone() for k, _ in keys_values]
             self.v_BMND = [v.clone() for _, v in keys_values]
             return
-        for layer, (k, v) in enumerate(keys_values):
-            self.k_BMND[layer].copy_(k)
-            self.v_BMND[layer].copy_(v)
+        keys, values = zip(*keys_values, strict=True)
+        # One launch for all layers.
+        torch._foreach_copy_([*self.k_BMND, *self.v_BMND], [*keys, *values])
 
     def snapshot(self) -> list[tuple[Tensor, Tensor]]:
         """Copy what is read, for :meth:`store`."""

@@ -260,4 +260,12 @@ class CaptureDenoiser(Optimization):
 
 
 def _weights(pl_module: pl.LightningModule) -> list[nn.Parameter]:
-    return [weight for dit in parts_of(pl_module, DiT) for weight in dit.parameters()]
+    weights: list[nn.Parameter] = []
+    waiting: list[nn.Module] = list(parts_of(pl_module, DiT))
+    # `parameters` also looks for weights that are shared, which takes some milliseconds of the
+    # first frame.
+    while waiting:
+        module = waiting.pop()
+        weights.extend(weight for weight in module._parameters.values() if weight is not None)
+        waiting.extend(child for child in module._modules.values() if child is not None)
+    return weights

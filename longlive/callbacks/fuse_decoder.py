@@ -3,8 +3,9 @@
 Between two of its convolutions the decoder adds a bias and a shortcut, norms, applies SiLU and puts
 the frames behind those of the call before. Each is little work on a large tensor, and together they
 take as long as the convolutions. Here they are one kernel (``longlive.kernels``), and all tensors
-have their channels last, which is what the convolutions want. The modules, their weights and the
-state are those of the model; only what is called in between differs.
+have their channels last, which is what the convolutions want. The convolutions of the largest
+frames have a kernel of their own. The modules, their weights and the state are those of the model;
+only what is called in between differs.
 """
 
 # Shape suffixes: B batch, F latent frames, T frames, S = 2 + T frames with the two before them,
@@ -27,6 +28,7 @@ from longlive.callbacks.optimization import (
     parts_of,
 )
 from longlive.kernels.conv_input import HISTORY, Addends, conv_input, conv_input_and_sum
+from longlive.kernels.convolve_frames import convolve_frames, fits
 from longlive.kernels.interleave import interleave_frames, interleave_phases
 from longlive.models.decoding_stream import DecodingStream
 from longlive.models.vae import WanVAE
@@ -144,6 +146,9 @@ def _convolved(
     assert isinstance(conv, nn.Conv3d)
     assert isinstance(conv.padding, tuple)
     tape.write(x_BCSHW[:, :, -HISTORY:])
+    if bias_O is None and fits(x_BCSHW, conv.weight, conv.padding):
+        y_BCTHW: Tensor = convolve_frames(x_BCSHW, conv.weight)
+        return y_BCTHW
     return F.conv3d(x_BCSHW, conv.weight, bias_O, padding=conv.padding)
 
 

@@ -1,4 +1,4 @@
-"""Kernels of our own for work that is bound by memory, each beside a plain version.
+"""Kernels of our own where the profiler asks for them, each beside a plain version.
 
 A kernel is an operation ``longlive::name``: the plain version is registered for all devices and the
 Triton kernel over it for CUDA, so callers do not choose, and compiled code and graphs take it as

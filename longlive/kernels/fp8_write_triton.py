@@ -83,41 +83,63 @@ def _fp8_write(  # noqa: PLR0913 - a kernel has no structures.
     BLOCK: tl.constexpr,
 ):
     frame = tl.program_id(0) // tiles
-    pair = tl.program_id(1).to(tl.int64)
     inside = tl.program_id(0) % tiles * BLOCK
-    channels = tl.arange(0, D)
+    pair = tl.program_id(1).to(tl.int64)
     start = tl.load(slots + frame) * P
     if tl.program_id(2) == 0:
-        tokens = inside + tl.arange(0, BLOCK)
-        is_there = tokens < P
-        rows = (frame * P + tokens)[:, None], channels[None, :], is_there[:, None]
-        given = k + pair // N * k_video + pair % N * k_head
-        keys = _rounded(given, k_token, rows, shift + pair * D, scale + pair)
-        place = (pair * T + (start + tokens)[:, None]) * D + channels[None, :]
-        tl.store(k_cache + place, keys, mask=is_there[:, None])
+        given = k + pair // N * k_video + pair % N * k_head + frame * P * k_token
+        by = shift + pair * D, scale + pair
+        _store_keys(given, k_token, by, k_cache + pair * T * D, start, inside, D, P, BLOCK)
     else:
-        # Whole sixteens, in the order in which they lie: what a thread stores is in one piece.
-        first = start // 16 * 16 + inside
-        places = first + tl.arange(0, BLOCK)
-        tokens = places - places % 16 + (places & 12) // 2 + (places & 2) * 4 + (places & 1) - start
-        is_there = (tokens >= 0) & (tokens < P)
-        rows = (frame * P + tokens)[:, None], channels[None, :], is_there[:, None]
-        given = v + pair // N * v_video + pair % N * v_head
+        given = v + pair // N * v_video + pair % N * v_head + frame * P * v_token
         # Shift and scale of the values come after those of all keys.
-        kind = pairs + pair
-        values = tl.trans(_rounded(given, v_token, rows, shift + kind * D, scale + kind))
-        where = v_cache + (pair * D + channels[:, None]) * T + places[None, :]
-        # A mask would make it a store for each byte, so only the ends of a frame have one.
-        if (first >= start) & (first + BLOCK <= start + P):
-            tl.store(where, values)
-        else:
-            tl.store(where, values, mask=is_there[None, :])
+        by = shift + (pairs + pair) * D, scale + pairs + pair
+        _store_values(given, v_token, by, v_cache + pair * D * T, start, inside, D, P, T, BLOCK)
 
 
 @triton.jit
-def _rounded(given, stride, rows, shift, scale):
-    """Load a tile and round it; ``rows`` are its tokens and channels, and which are there."""
-    row, channel, is_there = rows
-    x = tl.load(given + row * stride + channel, mask=is_there, other=0.0).to(tl.float32)
-    scaled = (x - tl.load(shift + channel)) / tl.load(scale)
+def _store_keys(  # noqa: PLR0913
+    given, stride, by, cache, start, inside, D: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr
+):
+    tokens = inside + tl.arange(0, BLOCK)
+    keys = _rounded(given, stride, by, tokens, tokens < P, D)
+    where = (start + tokens)[:, None] * D + tl.arange(0, D)[None, :]
+    tl.store(cache + where, keys, mask=(tokens < P)[:, None])
+
+
+@triton.jit
+def _store_values(  # noqa: PLR0913
+    given,
+    stride,
+    by,
+    cache,
+    start,
+    inside,
+    D: tl.constexpr,
+    P: tl.constexpr,
+    T: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # Whole sixteens, in the order in which they lie: what a thread stores is in one piece.
+    first = start // 16 * 16 + inside
+    places = first + tl.arange(0, BLOCK)
+    tokens = places - places % 16 + (places & 12) // 2 + (places & 2) * 4 + (places & 1) - start
+    is_there = (tokens >= 0) & (tokens < P)
+    values = tl.trans(_rounded(given, stride, by, tokens, is_there, D))
+    where = cache + tl.arange(0, D)[:, None] * T + places[None, :]
+    # A mask would make it a store for each byte, so only the ends of a frame have one.
+    if (first >= start) & (first + BLOCK <= start + P):
+        tl.store(where, values)
+    else:
+        tl.store(where, values, mask=is_there[None, :])
+
+
+@triton.jit
+def _rounded(given, stride, by, tokens, is_there, D: tl.constexpr):
+    """Load some tokens and round them; ``by`` is where shift and scale are."""
+    shift, scale = by
+    channels = tl.arange(0, D)
+    place = given + tokens[:, None] * stride + channels[None, :]
+    x = tl.load(place, mask=is_there[:, None], other=0.0).to(tl.float32)
+    scaled = (x - tl.load(shift + channels)[None, :]) / tl.load(scale)
     return tl.clamp(scaled, -_LARGEST, _LARGEST).to(tl.float8e4nv)

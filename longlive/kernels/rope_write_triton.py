@@ -105,7 +105,7 @@ def _norm_rotate_write(  # noqa: PLR0913 - a kernel has no structures.
             if ROTATES_KEYS:
                 x = _turned(x, cos, sin, token, E, C, BLOCK)
             _store(k_cache + place, x, E, C, HEAD, BLOCK)
-        else:
+        elif v_cache is not None:
             columns = tl.arange(0, BLOCK)
             x = tl.load(v + row * v_row + columns, mask=columns < E)
             _store(v_cache + place, x, E, C, HEAD, BLOCK)

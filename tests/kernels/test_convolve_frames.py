@@ -1,0 +1,111 @@
+"""The convolution of the decoder's last level, against float64."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from made_inputs import last
+from torch import Tensor
+
+from longlive.kernels.convolve_frames import convolve_frames, fits, plain_convolve_frames
+
+PADDING = (0, 1, 1)
+
+
+def exactly(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv3d(x.double(), weight.double(), padding=PADDING)
+
+
+def distance(got: Tensor, expected: Tensor) -> float:
+    return float((got.double() - expected).norm() / expected.norm())
+
+
+def given(
+    frames: int, sides: tuple[int, int], channels: int, dtype: torch.dtype, device: str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    x = last(2, channels, frames + 2, *sides, dtype=dtype, device=device)
+    return x, last(96, channels, 3, 3, 3, dtype=dtype, device=device)
+
+
+def test_without_a_gpu_it_is_what_torch_computes():
+    x, weight = given(2, (5, 7), 4, torch.float32)
+    got = convolve_frames(x, weight)
+    assert torch.equal(got, plain_convolve_frames(x, weight))
+    assert distance(got, exactly(x, weight)) < 1e-6
+    assert got.is_contiguous(memory_format=torch.channels_last_3d)
+    assert not fits(x, weight, PADDING)
+
+
+def test_the_compiler_is_told_the_shape_and_strides_of_the_result():
+    torch.library.opcheck(
+        torch.ops.longlive.convolve_frames.default, given(2, (5, 7), 4, torch.float32)
+    )
+
+
+# The kernel, by Triton's interpreter; a process of its own, since Triton is told when it is loaded.
+
+
+def check_interpreted() -> None:
+    """Run in that process."""
+    from longlive.kernels.convolve_frames_triton import TILES, Tile, triton_convolve_frames
+
+    torch.manual_seed(0)
+    # Frames for each of the tiles, sides that none of them divides, two chunks of channels.
+    for frames in (4, 2, 3):
+        x, weight = given(frames, (5, 19), 64, torch.float32)
+        assert distance(triton_convolve_frames(x, weight), exactly(x, weight)) < 1e-6
+    x, weight = given(4, (9, 8), 32, torch.float32)
+    for tile in (*TILES, Tile(2, 8, 8, 4, 2)):
+        got = triton_convolve_frames(x.contiguous(), weight.contiguous(), tile)
+        assert distance(got, exactly(x, weight)) < 1e-6
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+def test_the_kernel_computes_what_the_plain_operation_does():
+    done = subprocess.run(
+        [sys.executable, "-c", "from test_convolve_frames import check_interpreted as c; c()"],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# On a GPU.
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("frames", [1, 2, 8])
+@pytest.mark.parametrize("channels", [96, 192])
+def test_on_a_gpu_every_tile_computes_what_the_plain_operation_does(frames, channels, dtype):
+    from longlive.kernels.convolve_frames_triton import TILES, triton_convolve_frames
+
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("needs tensor descriptors")
+    x, weight = given(frames, (61, 43), channels, dtype, "cuda")
+    assert fits(x, weight, PADDING)
+    expected = exactly(x, weight)
+    error = distance(plain_convolve_frames(x, weight), expected)
+    assert distance(convolve_frames(x, weight), expected) < 1.1 * error
+    for tile in TILES:
+        if frames % tile.frames == 0:
+            assert distance(triton_convolve_frames(x, weight, tile), expected) < 1.1 * error, tile
+
+
+@pytest.mark.gpu
+def test_others_are_left_to_cudnn():
+    x, weight = given(1, (5, 7), 32, torch.bfloat16, "cuda")
+    assert fits(x, weight, PADDING)
+    assert not fits(x.float(), weight.float(), PADDING)
+    assert not fits(x, weight[:3], PADDING)
+    assert not fits(x[:, :16], weight[:, :16], PADDING)
+    assert not fits(x, weight[:, :, :, :1, :1], (0, 0, 0))
+    assert not fits(x, weight, (1, 1, 1))
