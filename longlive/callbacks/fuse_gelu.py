@@ -4,6 +4,9 @@ Between the two products of a layer lies its widest activation. Alone, the GELU 
 memory and writes it back. As the epilogue of the first product it costs no trip: cuBLASLt applies
 it to the sums before they are rounded. Which GELU that is, the tanh approximation or the one with
 the error function, is not written down, so it is tried before it is used.
+
+Products in FP8 have no such epilogue. There the GELU and the rounding for the second product are
+one kernel, :mod:`longlive.kernels.gelu_fp8`.
 """
 
 # Shape suffixes: L tokens, I inputs.
@@ -14,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longlive.callbacks.optimization import Optimization, parts_of
+from longlive.callbacks.quantized_linear import QuantizedLinear
+from longlive.kernels.gelu_fp8 import gelu_fp8
 from longlive.models.dit import DiT
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import WrapOrder
@@ -31,8 +36,8 @@ def has_tanh_epilogue(device: torch.device) -> bool:
 class FusedFeedForward(nn.Sequential):
     """Linear, GELU, linear; has the children and keys of what it replaces.
 
-    On a CPU, with gradients, or where the first linear layer has been replaced by another kind, the
-    children are called one after the other.
+    On a CPU, with gradients, or where the linear layers have been replaced by others than those of
+    FP8 with a scale for each token, the children are called one after the other.
 
     Args:
         up: The first linear layer, with a bias.
@@ -46,22 +51,35 @@ class FusedFeedForward(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[..., I]`` for ``[..., I]``."""
         up, _, down = self
-        if torch.is_grad_enabled() or not self._ends_products(x) or not isinstance(up, nn.Linear):
+        if torch.is_grad_enabled() or not self._ends_products(x):
             return super().forward(x)
         x_LI = x.flatten(0, -2)
-        wide = torch._addmm_activation(up.bias, x_LI, up.weight.t(), use_gelu=True)
-        out: Tensor = down(wide)
+        if isinstance(up, nn.Linear):
+            wide = torch._addmm_activation(up.bias, x_LI, up.weight.t(), use_gelu=True)
+            out: Tensor = down(wide)
+        elif _is_fp8_by_row(up) and _is_fp8_by_row(down):
+            assert isinstance(down, QuantizedLinear)
+            out = down.multiply(*gelu_fp8(up(x_LI))).to(x.dtype)
+        else:
+            return super().forward(x)
         return out.unflatten(0, x.shape[:-1])
 
     def _ends_products(self, x: Tensor) -> bool:
         return x.is_cuda
 
 
+def _is_fp8_by_row(layer: nn.Module) -> bool:
+    is_quantized = isinstance(layer, QuantizedLinear)
+    return is_quantized and (layer.kind, layer.granularity) == ("fp8", "row")
+
+
 class FuseGELU(Optimization):
     """Applies the GELU of every layer's feed-forward network within the product before it.
 
-    Numerics: the product is not rounded before the GELU. A quantized first product keeps its GELU
-    beside it. Layers stay so: a later rollout of this model has them even without the callback.
+    Between two products of FP8 it is applied with the rounding for the second one.
+
+    Numerics: the product, or what is rounded to FP8, is not rounded before. Layers stay so: a later
+    rollout of this model has them even without the callback.
     """
 
     wrap_order = WrapOrder.KERNELS

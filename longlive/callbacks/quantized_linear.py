@@ -109,14 +109,14 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``[..., I]`` to ``[..., O]``, in x's type."""
         x_MI = x.reshape(-1, self.in_features).contiguous()
-        values_MI, scale = quantize(x_MI, self.kind, self.granularity)
-        if self.emulates:
-            y_MO = self._emulated(values_MI, scale)
-        elif self.kind == "fp8":
-            y_MO = self._fp8(values_MI, scale)
-        else:
-            y_MO = self._int8(values_MI, scale)
+        y_MO = self.multiply(*quantize(x_MI, self.kind, self.granularity))
         return y_MO.to(x.dtype).unflatten(0, x.shape[:-1])
+
+    def multiply(self, values_MI: Tensor, scale: Tensor) -> Tensor:
+        """Multiply what :func:`quantize` returned, to ``[M, O]`` of some floating-point type."""
+        if self.emulates:
+            return self._emulated(values_MI, scale)
+        return self._fp8(values_MI, scale) if self.kind == "fp8" else self._int8(values_MI, scale)
 
     @property
     def settings(self) -> tuple[Kind, Granularity, bool]:

@@ -126,23 +126,26 @@ def _convolve_frames(  # noqa: PLR0913 - a kernel has no structures.
         channel = step % CHUNKS * CHUNK
         place_row = row + entry // 3 - 1
         place_column = column + entry % 3 - 1
-        x = ()
-        for frame in tl.static_range(FRAMES + 2):
-            x_tile = x_tiles.load([given + frame, place_row, place_column, channel])
-            x = x + (x_tile.reshape(positions, CHUNK),)
         wide = ()
         rest = ()
         for before in tl.static_range(3):
             place = 9 * before + entry
             wide = wide + (wide_weights.load([0, place, channel]).reshape(WIDE, CHUNK).T,)
             rest = rest + (rest_weights.load([WIDE, place, channel]).reshape(REST, CHUNK).T,)
+        x = ()
+        for frame in tl.static_range(2):
+            x_tile = x_tiles.load([given + frame, place_row, place_column, channel])
+            x = x + (x_tile.reshape(positions, CHUNK),)
         new_wide = ()
         new_rest = ()
         for frame in tl.static_range(FRAMES):
+            x_tile = x_tiles.load([given + frame + 2, place_row, place_column, channel])
+            x = x + (x_tile.reshape(positions, CHUNK),)
             wide_sum = wide_sums[frame]
-            rest_sum = rest_sums[frame]
             for before in tl.static_range(3):
                 wide_sum = tl.dot(x[frame + before], wide[before], wide_sum)
+            rest_sum = rest_sums[frame]
+            for before in tl.static_range(3):
                 rest_sum = tl.dot(x[frame + before], rest[before], rest_sum)
             new_wide = new_wide + (wide_sum,)
             new_rest = new_rest + (rest_sum,)

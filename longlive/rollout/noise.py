@@ -4,6 +4,7 @@
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -46,6 +47,12 @@ class SeededNoise:
         self.shape = shape
         self.dtype = dtype
         self.device = device
+        self._first: Future[Tensor] | None = None
+        if device.type == "cuda" and not isinstance(seed, tuple):
+            # Nothing else would keep the GPU busy meanwhile: the first frame waits for it.
+            drawer = ThreadPoolExecutor(1, thread_name_prefix="first noise")
+            self._first = drawer.submit(self._drawn, 0, 0)
+            drawer.shutdown(wait=False)
 
     def draw(self, block_index: int, step_index: int) -> Tensor:
         """Noise of the given shape; the same for the same two numbers, in whatever order."""
@@ -53,11 +60,17 @@ class SeededNoise:
             alone = (1, *self.shape[1:])
             each = [SeededNoise(one, alone, self.dtype, self.device) for one in self.seed]
             return torch.cat([noise.draw(block_index, step_index) for noise in each])
+        first = self._first if block_index == step_index == 0 else None
+        noise = self._drawn(block_index, step_index) if first is None else first.result()
+        return noise.to(self.device, non_blocking=True).to(self.dtype)
+
+    def _drawn(self, block_index: int, step_index: int) -> Tensor:
+        """The noise of one video on the host, float32."""
+        assert not isinstance(self.seed, tuple)
         of_block = self.seed(block_index) if callable(self.seed) else self.seed
         key = f"{of_block}/{block_index}/{step_index}".encode()
         seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little", signed=True)
         generator = torch.Generator().manual_seed(seed)
-        on_gpu = self.device.type == "cuda"
         # Pinned, so that the copy does not make the host wait for the device.
-        noise = torch.empty(self.shape, pin_memory=on_gpu).normal_(generator=generator)
-        return noise.to(self.device, non_blocking=True).to(self.dtype)
+        pinned = self.device.type == "cuda"
+        return torch.empty(self.shape, pin_memory=pinned).normal_(generator=generator)

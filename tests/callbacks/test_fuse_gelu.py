@@ -55,6 +55,25 @@ def test_a_quantized_first_product_keeps_its_gelu_in_either_order(fuses_first):
 
 
 @pytest.mark.usefixtures("ends_products")
+@torch.no_grad()
+def test_between_products_of_fp8_it_is_rounded_with_the_gelu():
+    plain = feed_forward()
+    quantized = nn.Sequential(
+        QuantizedLinear(plain[0], "fp8", emulates=True),
+        plain[1],
+        QuantizedLinear(plain[2], "fp8", emulates=True),
+    )
+    x = torch.randn(2, 5, 16)
+    got = FusedFeedForward(*quantized)(x)
+    torch.testing.assert_close(got, quantized(x))
+    assert got.dtype == x.dtype
+    # One scale for all of an activation is found otherwise.
+    by_tensor = QuantizedLinear(plain[2], "fp8", "tensor", emulates=True)
+    others = nn.Sequential(quantized[0], plain[1], by_tensor)
+    assert torch.equal(FusedFeedForward(*others)(x), others(x))
+
+
+@pytest.mark.usefixtures("ends_products")
 def test_with_gradients_it_is_the_plain_network():
     plain = feed_forward().requires_grad_(True)
     x = torch.randn(1, 3, 16)
