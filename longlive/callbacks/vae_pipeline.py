@@ -6,7 +6,7 @@ with the one what the other leaves idle. Whoever is shown the frames works in th
 who asks for ``Block.frames`` makes the main stream wait.
 
 The first latent frame of a video is one frame and a tenth of the work of a block. Decoded alone it
-is on the screen while the others are still being decoded.
+is on the screen while the others are still being decoded; the transformer lets it pass, once.
 
 The stream may be one of another GPU: then the two do not share what one GPU can do. Latents are
 copied there in a stream of their own. A copy between devices waits in both of its streams for what
@@ -64,10 +64,13 @@ class PipelinedDecoder:
         is_split = self._first_alone and not self._is_started and frames > 1
         self._is_started = True
         pieces: list[Tensor] = []
+        main = torch.cuda.current_stream(latents_BFCHW.device) if self._stream else None
         with self._aside(latents_BFCHW) as there_BFCHW:
             for piece_BFCHW in there_BFCHW.split([1, frames - 1] if is_split else frames, dim=1):
                 pieces.append(self._decoder.decode(piece_BFCHW))
                 show(pieces[-1])
+                if is_split and len(pieces) == 1:
+                    self._hold(main)
             if self._stream is None:
                 return lambda: _joined(pieces)
             where = self._stream.device
@@ -116,6 +119,11 @@ class PipelinedDecoder:
         # The last one is where work goes; the other one is current on its own device.
         with torch.cuda.stream(self._copies), torch.cuda.stream(self._stream):
             yield latents_BFCHW.to(self._stream.device, non_blocking=True)
+
+    def _hold(self, main: torch.cuda.Stream | None) -> None:
+        """Let what comes in the transformer's stream wait, if the decoder shares its GPU."""
+        if main is not None and self._stream is not None and self._copies is None:
+            main.wait_event(self._stream.record_event())
 
     def _wait(self) -> None:
         """What was queued in the decoder's stream comes before what the current one does next."""

@@ -44,6 +44,15 @@ def run_layer(layer: DiTLayer, *inputs: Any) -> Tensor:
     return x_BLE
 
 
+TextProjector = Callable[[Sequence[DiTLayer], Tensor], list[tuple[Tensor, Tensor]]]
+"""Makes keys and values of an embedded prompt for each of the layers."""
+
+
+def project_text(layers: Sequence[DiTLayer], text_BME: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Ask one layer after the other; ``[B, M, N, D]`` each."""
+    return [layer.text_keys_values(text_BME) for layer in layers]
+
+
 @dataclass(frozen=True, slots=True)
 class TeacherForcingOptions:
     """How a clip is cut and noised in teacher-forced training.
@@ -101,6 +110,7 @@ class DiT(pl.LightningModule):
         self.teacher_forcing = teacher_forcing or TeacherForcingOptions()
         self.learning_rate = learning_rate
         self.run_layer: LayerRunner = run_layer
+        self.project_text: TextProjector = project_text
         patch = (1, config.patch, config.patch)
         width = config.width
         self.patch_embedding = nn.Conv3d(config.latent_channels, width, patch, stride=patch)
@@ -203,7 +213,7 @@ class DiT(pl.LightningModule):
         missing = self.config.text_len - text_BME.shape[1]
         padded = F.pad(text_BME.to(self.dtype_of_weights), (0, 0, 0, missing))
         embedded = self.text_embedding(padded)
-        return [layer.text_keys_values(embedded) for layer in self.layers]
+        return self.project_text(list(self.layers), embedded)
 
     def rotation(self, positions_F: Tensor, grid_height: int, grid_width: int) -> Rotation:
         """Rotary positions of latent frames of ``grid_height x grid_width`` tokens."""
