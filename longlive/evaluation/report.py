@@ -185,7 +185,13 @@ def _plots(page: Page, material: Material) -> None:
             page.svg(axis_plot(material.table.rows, axis, name, numbers[name]))
     if any(row.error_by_block for row in material.table.rows):
         page.heading("Error against the reference, block by block")
-        page.svg(error_plot(material.table.rows))
+        page.svg(error_plot(_near_reference(material.table.rows)))
+
+
+def _near_reference(rows: Sequence[Row]) -> list[Row]:
+    """The rows that differ from the first one in one axis at most; more are a tangle of lines."""
+    axes = rows[0].axes
+    return [row for row in rows if sum(row.axes[axis] != axes[axis] for axis in axes) <= 1]
 
 
 def _axes(material: Material) -> list[str]:
