@@ -52,7 +52,7 @@ def run(args: list[str]) -> None:
         samples=_samples(given.samples),
     )
     settings.check()
-    if not 1 <= given.buffer <= 256:
+    if given.buffer is not None and not 1 <= given.buffer <= 256:
         raise UserError(f"--buffer goes from 1 to 256 frames, got {given.buffer}")
 
     # torch and Lightning take seconds to import, and a typing error should not.
@@ -99,7 +99,12 @@ def _parser() -> CommandParser:
         metavar="FOLDER",
         help="where recordings go (%(default)s)",
     )
-    add("--buffer", type=int, default=12, metavar="FRAMES", help="frames made ahead (%(default)s)")
+    add(
+        "--buffer",
+        type=int,
+        metavar="FRAMES",
+        help="frames made ahead (as many as play while a prompt changes on this machine)",
+    )
     add(
         "--snapshot-mib",
         type=float,

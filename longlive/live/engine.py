@@ -11,6 +11,7 @@ block begins under the same lock.
 
 import copy
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
@@ -47,7 +48,10 @@ log = logging.getLogger(__name__)
 _CPU_SNAPSHOT_MIB = 256
 _GPU_SHARE = 0.25
 _MEBI = 2**20
-_WARM_BLOCKS = 3
+_WARM_BLOCKS = 5
+# Until the first frames under a new prompt there pass the rest of a block, the recache and a block.
+_BLOCKS_OF_A_SWITCH = 3
+_LEAST_BUFFER_FRAMES = 12
 _WARM_SECONDS = 900.0
 
 
@@ -58,7 +62,8 @@ class SessionEngine:
         model: Its weights are loaded if they are not yet.
         callbacks: Optimizations.
         callback_configs: How they are configured, for session files.
-        buffer_frames: Depth of the playout buffer, unless a start says otherwise.
+        buffer_frames: Depth of the playout buffer, unless a start says otherwise; by default what
+            plays while a prompt changes, as :meth:`warm_up` has found this machine.
         snapshot_mib: What snapshots may hold; by default a quarter of a GPU's free memory, or 256
             MiB on a CPU.
         emit: Is told what happens, in the engine's threads; it must not wait.
@@ -77,7 +82,7 @@ class SessionEngine:
         *,
         callbacks: Iterable[pl.Callback] = (),
         callback_configs: Sequence[CallbackConfig] = (),
-        buffer_frames: int = 12,
+        buffer_frames: int | None = None,
         snapshot_mib: float | None = None,
         emit: Callable[[ServerMessage], None] = lambda message: None,
     ) -> None:
@@ -88,10 +93,11 @@ class SessionEngine:
         device = next(parts.dit.parameters()).device
         self.model = model
         self.emit = emit
-        self.buffer_frames = buffer_frames
+        self.buffer_frames = buffer_frames or _LEAST_BUFFER_FRAMES
+        self._finds_depth = buffer_frames is None
         self.changed = threading.Condition(threading.RLock())
         self.video = LiveVideo(model.block_latent_frames)
-        self.playout = Playout(buffer_frames)
+        self.playout = Playout(self.buffer_frames)
         self.statistics = Statistics()
         steps = model.settings["denoising_steps"]
         self.recipes = Recipes(
@@ -275,17 +281,17 @@ class SessionEngine:
             UserError: If the model cannot make one.
         """
         offer = self.offer(())
-        seconds, plays = self._rehearse(prompt), offer.block_frames / FPS
-        fitting = self.recipes.fit(seconds, plays)
-        if fitting is not None:
+        plays = offer.block_frames / FPS
+        seconds, steps = self._rehearse(prompt), self.recipes.most_steps
+        while (fitting := self.recipes.fit(seconds, plays)) is not None:
             log.info(
                 "%d steps take %.2f s for %.2f s of video here: %d is the default",
-                self.recipes.most_steps,
-                seconds,
-                plays,
-                fitting,
+                *(steps, seconds, plays, fitting),
             )
-            self._rehearse(prompt)
+            seconds, steps = self._rehearse(prompt), fitting
+        if self._finds_depth:
+            blocks = max(1, math.ceil(_BLOCKS_OF_A_SWITCH * seconds / plays))
+            self.buffer_frames = min(blocks * offer.block_frames, MAX_BUFFER_FRAMES)
 
     def close(self) -> None:
         """End everything; may be called again."""

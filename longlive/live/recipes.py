@@ -83,21 +83,24 @@ class Recipes:
         )
 
     def fit(self, seconds: float, block_seconds: float) -> int | None:
-        """Make fewer steps the default if all of them are too slow for this machine.
+        """Make fewer steps the default if those that are it are too slow for this machine.
+
+        Not all of a block's time is in its steps, so it is measured again with what this returns.
 
         Args:
-            seconds: Time that a block takes with all steps.
+            seconds: Time that a block takes with the default steps.
             block_seconds: Time that it plays.
 
         Returns:
-            The new default; None if all steps are fast enough.
+            The new default; None if the old one is fast enough, or has one step.
         """
         limit = _SHARE_OF_PLAY * block_seconds
-        if seconds <= limit:
+        now = self._default_steps or self.most_steps
+        fewer = [count for count in self.offers()[0].steps if count < now]
+        if seconds <= limit or not fewer:
             return None
-        every = self.offers()[0].steps
-        fitting = [count for count in every if seconds * count / self.most_steps <= limit]
-        self._default_steps = max(fitting, default=min(every))
+        fitting = [count for count in fewer if seconds * count / now <= limit]
+        self._default_steps = max(fitting, default=min(fewer))
         return self._default_steps
 
     def setup(self, name: str | None, steps: int | None) -> Setup:

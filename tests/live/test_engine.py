@@ -354,10 +354,22 @@ def test_warming_up_leaves_nothing_behind_and_makes_slow_steps_optional(play):
     assert not played.engine.video.is_playing
     assert played.engine.video.tree is None
     recipes = played.engine.recipes
-    assert recipes.fit(0.5, 0.75) is None
-    assert recipes.fit(1.0, 0.75) == 1
+    assert recipes.fit(0.1, 0.75) is None
+    while recipes.fit(30.0, 0.75):
+        pass
     assert [offer.steps[0] for offer in recipes.offers()] == [1, 1]
-    assert recipes.fit(30.0, 0.75) == 1
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(0.01, 12), (0.3, 24), (0.55, 36), (900, 256)])
+def test_the_buffer_is_as_deep_as_a_change_of_prompt_is_long(play, monkeypatch, seconds, frames):
+    played = play(buffer_frames=None)
+    monkeypatch.setattr(played.engine, "_rehearse", lambda prompt: seconds)
+    played.engine.warm_up(A)
+    assert played.engine.buffer_frames == frames
+    fixed = play(buffer_frames=5)
+    monkeypatch.setattr(fixed.engine, "_rehearse", lambda prompt: seconds)
+    fixed.engine.warm_up(A)
+    assert fixed.engine.buffer_frames == 5
 
 
 def test_a_state_that_was_asked_to_be_kept_is_kept_where_others_are_not(play):

@@ -45,6 +45,17 @@ def test_on_a_slow_machine_as_many_steps_as_it_can_do_are_the_default(seconds, d
     assert recipes.setup(None, 16).denoising_steps == 16
 
 
+def test_what_is_still_too_slow_with_fewer_steps_gets_fewer_again():
+    recipes = Recipes([1000, 750, 500, 250], 1.0)
+    assert recipes.fit(0.78, 0.75) == 3
+    # Not all of a block is steps: three take more than three quarters of it.
+    assert recipes.fit(0.65, 0.75) == 2
+    assert recipes.fit(0.55, 0.75) is None
+    assert recipes.setup(None, None).denoising_steps == (1000, 500)
+    assert recipes.fit(30, 0.75) == 1
+    assert recipes.fit(30, 0.75) is None
+
+
 @pytest.mark.parametrize(("name", "steps"), [("best", None), ("fast", 16), (None, 5)])
 def test_what_is_not_offered_is_refused(name, steps):
     with pytest.raises(UserError, match="choose"):
