@@ -94,6 +94,7 @@ def kernels_of(given: Numbers, options: argparse.Namespace) -> Iterator[tuple[st
     for tile in TILES:
         name = f"fp8 {tile.queries}x{tile.keys}, {tile.warps} warps, {tile.stages} stages"
         name += ", wide" if tile.wide_sums else ""
+        name += f", last wave in {tile.parts}" if tile.parts > 1 else ""
         yield name, lambda tile=tile: triton_fp8_attention(given.q, *cache, tile)
 
 

@@ -192,7 +192,7 @@ def check_interpreted() -> None:
     """Run in that process."""
     import interpreted  # noqa: F401 - it mends the interpreter.
 
-    from longlive.kernels.fp8_attention_triton import Tile, triton_fp8_attention
+    from longlive.kernels.fp8_attention_triton import Tile, division_of, triton_fp8_attention
     from longlive.kernels.fp8_write_triton import triton_fp8_write
 
     torch.manual_seed(0)
@@ -212,12 +212,19 @@ def check_interpreted() -> None:
         write(new, *cache, slots(3, 0, 4), 5)
     for mine, theirs in zip(*large, strict=True):
         assert torch.equal(mine.float(), theirs.float())
+    # A last wave without room for two parts, one that is full, one with room for two of up to four.
+    assert division_of(250, 132, 4) == (250, 0, 1)
+    assert division_of(264, 132, 4) == (264, 0, 1)
+    assert division_of(888, 264, 4) == (792, 96, 2)
     # Strided, as the product of projections is.
     q = torch.randn(2, 70, 3, 96)[..., 32:64]
-    for tile in (Tile(64, 32, 4, 2), Tile(32, 64, 4, 2, wide_sums=False)):
+    tiles = Tile(64, 32, 4, 2), Tile(32, 64, 4, 2, wide_sums=False), Tile(32, 32, 4, 2, parts=3)
+    for tile in tiles:
         for length in (128, 100, 64, 7):
             expected = plain_fp8_attention(q, *plain, length)
-            got = triton_fp8_attention(q, *plain, length, tile)
+            # Of the last one 18 programs: a wave, and four of which each is in three parts, or in
+            # fewer where there are not enough keys.
+            got = triton_fp8_attention(q, *plain, length, tile, wave=14)
             assert distance(got, expected) < 1e-4, (tile, length)
 
 
