@@ -6,7 +6,8 @@ with the one what the other leaves idle. Whoever is shown the frames works in th
 who asks for ``Block.frames`` makes the main stream wait.
 
 The first latent frame of a video is one frame and a tenth of the work of a block. Decoded alone it
-is on the screen while the others are still being decoded; the transformer lets it pass, once.
+is on the screen while the others are still being decoded; the transformer lets it pass, once. The
+first one under a new prompt can go the same way, for who has typed it.
 
 The stream may be one of another GPU: then the two do not share what one GPU can do. Latents are
 copied there in a stream of their own. A copy between devices waits in both of its streams for what
@@ -29,6 +30,7 @@ from longlive.errors import UserError
 from longlive.rollout.decode import FramesOf, Show, StreamingDecoder
 from longlive.rollout.hooks import MakeCaches, WrapOrder
 from longlive.rollout.snapshot import RewindableDecoder
+from longlive.rollout.state import RolloutState
 
 
 class PipelinedDecoder:
@@ -39,6 +41,7 @@ class PipelinedDecoder:
         stream: Where it works; None for the current stream.
         first_alone: Whether the first latent frame is decoded alone.
         copies: Where latents are copied to the stream's device; None if they are there.
+        prompt_alone: Whether the first one after :meth:`hurry` is.
     """
 
     def __init__(
@@ -47,22 +50,29 @@ class PipelinedDecoder:
         stream: torch.cuda.Stream | None,
         first_alone: bool,
         copies: torch.cuda.Stream | None = None,
+        prompt_alone: bool = False,
     ) -> None:
         self._decoder = decoder
         self._stream = stream
         self._copies = copies
         self._first_alone = first_alone
-        self._is_started = False
+        self._prompt_alone = prompt_alone
+        self._is_started = self._hurries = False
+
+    def hurry(self) -> None:
+        """Show the first latent frame of the next call before the others, if it is to be alone."""
+        self._hurries = self._prompt_alone
 
     def decode(self, latents_BFCHW: Tensor) -> Tensor:
         """Decode the next latents; the current stream waits for the frames."""
         return self.decode_pieces(latents_BFCHW, lambda frames: None)()
 
     def decode_pieces(self, latents_BFCHW: Tensor, show: Show) -> FramesOf:
-        """Decode the next latents, and show the first frame of a video before the others."""
+        """Decode the next latents, and show what is awaited before the others."""
         frames = latents_BFCHW.shape[1]
-        is_split = self._first_alone and not self._is_started and frames > 1
-        self._is_started = True
+        is_awaited = self._hurries or (self._first_alone and not self._is_started)
+        is_split = is_awaited and frames > 1
+        self._is_started, self._hurries = True, False
         pieces: list[Tensor] = []
         main = torch.cuda.current_stream(latents_BFCHW.device) if self._stream else None
         with self._aside(latents_BFCHW) as there_BFCHW:
@@ -144,6 +154,7 @@ class PipelineDecoding(Optimization):
     Args:
         side_stream: Whether to decode in a stream of its own; without CUDA there is only one.
         first_alone: Whether the first latent frame is decoded and shown alone.
+        prompt_alone: Whether the first one under a new prompt is, too.
         is_urgent: Whether the decoder's kernels go before the transformer's wherever both wait: a
             block is shown sooner, and the next one begins as much later.
         device: Where the decoder goes, ``cuda:1`` for one; by default it stays with the others. It
@@ -157,6 +168,7 @@ class PipelineDecoding(Optimization):
         self,
         side_stream: bool = True,
         first_alone: bool = True,
+        prompt_alone: bool = False,
         is_urgent: bool = False,
         device: str | None = None,
         required: bool = True,
@@ -168,10 +180,12 @@ class PipelineDecoding(Optimization):
             raise UserError(f"there is no device {device!r}: write cuda:1 for the second GPU")
         self.side_stream = side_stream
         self.first_alone = first_alone
+        self.prompt_alone = prompt_alone
         self.is_urgent = is_urgent
         self.device = device
         self._stream: torch.cuda.Stream | None = None
         self._copies: torch.cuda.Stream | None = None
+        self._pipelined: PipelinedDecoder | None = None
 
     def missing(self, device: torch.device) -> str | None:
         if self.device is None:
@@ -196,4 +210,13 @@ class PipelineDecoding(Optimization):
         if self.side_stream and device.type == "cuda" and self._stream is None:
             self._stream = torch.cuda.Stream(device, -1 if self.is_urgent else 0)
             self._copies = torch.cuda.Stream(here) if here != device else None
-        return PipelinedDecoder(decoder, self._stream, self.first_alone, self._copies)
+        self._pipelined = PipelinedDecoder(
+            decoder, self._stream, self.first_alone, self._copies, self.prompt_alone
+        )
+        return self._pipelined
+
+    def on_prompt_switch(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        if self._pipelined is not None and state.block_index:
+            self._pipelined.hurry()

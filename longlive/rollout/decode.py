@@ -29,6 +29,10 @@ class StreamingDecoder(Protocol):
 class PiecewiseDecoder(Protocol):
     """A decoder that shows a block in pieces, or makes its frames in a stream of its own."""
 
+    def hurry(self) -> None:
+        """Somebody waits for the first frames of the next call."""
+        ...
+
     def decode_pieces(self, latents_BFCHW: Tensor, show: Show) -> FramesOf:
         """Decode the next latent frames of a video.
 

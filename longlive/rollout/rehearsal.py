@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longlive.rollout.decode import StreamingDecoder, decode_and_show
+from longlive.rollout.decode import PiecewiseDecoder, StreamingDecoder, decode_and_show
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import NoHooks
 from longlive.rollout.loop import stream_blocks
@@ -152,14 +152,21 @@ def rehearse(state: RolloutState, denoiser: Denoiser, like_BFCHW: Tensor) -> Non
 
 @torch.no_grad()
 def rehearse_decoding(decoder: StreamingDecoder, like_BFCHW: Tensor) -> None:
-    """Decode a first block and one after it.
+    """Decode a first block, one after it, and one that somebody waits for if that is another way.
 
     Args:
         decoder: At the start of a video, and not used for another one.
         like_BFCHW: A block of latents, for shape and type.
     """
-    for _ in range(2):
+
+    def decode() -> None:
         decode_and_show(decoder, torch.zeros_like(like_BFCHW), lambda frames: None)()
+
+    decode()
+    decode()
+    if isinstance(decoder, PiecewiseDecoder):
+        decoder.hurry()
+        decode()
 
 
 def release_unused(device: torch.device) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from graph_tape import TapeRecorder
 from nano_model import SETTINGS
 
 from longlive.callbacks.capture_decoder import CaptureDecoder
@@ -13,6 +14,7 @@ from longlive.callbacks.vae_pipeline import PipelinedDecoder, PipelineDecoding
 from longlive.errors import UserError
 from longlive.modules.longlive import LongLive
 from longlive.rollout.hooks import RolloutCallback
+from longlive.rollout.prompts import PromptTimeline
 
 CIRCLE = "a large red circle"
 
@@ -79,6 +81,31 @@ def test_only_the_first_latent_frame_of_a_video_is_alone():
     decoder.decode(latents)
     assert inner.calls == [1, 2, 3]
     assert shown == [2, 4]
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_if_asked_the_first_frames_under_a_new_prompt_are_alone_too(folder, captured):
+    timeline = PromptTimeline.switching((CIRCLE, "a small blue square"), [3])
+    capture, recorder = CaptureDecoder(), TapeRecorder()
+    capture.missing = lambda device: None
+    capture._recorder = lambda device: recorder
+    others = [capture] if captured else []
+    whole, shown = Shown(), Shown()
+    list(model_of(folder).stream(timeline, callbacks=[*others, PipelineDecoding(), whole]))
+    callbacks = [*others, PipelineDecoding(prompt_alone=True), shown]
+    model = model_of(folder)
+    blocks = model.stream(timeline, callbacks=callbacks)
+    rehearsed = recorder.count
+    list(blocks)
+    assert shown.diary == [
+        *("1 frames", "8 frames", "update"),
+        *("4 frames", "8 frames", "update"),
+        *("12 frames", "update"),
+    ]
+    got, expected = torch.cat(shown.frames, 1), torch.cat(whole.frames, 1)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    # What a viewer waits for is not what is recorded in the middle of a video.
+    assert recorder.count == rehearsed
 
 
 def test_a_block_of_one_latent_frame_is_not_cut():
