@@ -7,6 +7,8 @@ correlation, which has nothing to go by where variants are equal but for chance)
 differences from the reference that are none of chance in the first run, because their interval
 excludes zero, how many have the same sign in the second, and how many are none of chance there as
 well. A variant counts if both have judged at least half as many videos of it as of their best one.
+The first variant is the reference. A number that another one repeats in every variant of both runs
+is left out.
 """
 
 import argparse
@@ -32,7 +34,7 @@ class Agreement:
     """What two runs say of one number.
 
     Attributes:
-        title: The number's.
+        name: The number's.
         variants: That both have.
         ranks: Rank correlation over them; None if there is nothing to rank.
         clear: Differences from the reference whose interval excludes zero in the first run.
@@ -40,12 +42,17 @@ class Agreement:
         clear_again: Of these, those whose interval excludes zero there, too.
     """
 
-    title: str
+    name: str
     variants: int
     ranks: float | None
     clear: int
     same_sign: int
     clear_again: int
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """The three counts, each of the ones before it."""
+        return self.clear, self.same_sign, self.clear_again
 
 
 def compare(first: Table, second: Table) -> list[Agreement]:
@@ -57,11 +64,19 @@ def compare(first: Table, second: Table) -> list[Agreement]:
     """
     theirs = {row.name: row for row in _judged(second)}
     pairs = [(row, theirs[row.name]) for row in _judged(first) if row.name in theirs]
-    return [
-        _agreement(name, number.title, pairs)
-        for name, number in first.numbers.items()
-        if name in second.numbers
-    ]
+    agreements, seen = [], set()
+    for name in first.numbers:
+        values = tuple(_rounded(row.values.get(name)) for pair in pairs for row in pair)
+        if name not in second.numbers or values in seen:
+            continue
+        seen.add(values)
+        agreements.append(_agreement(name, pairs))
+    return agreements
+
+
+def _rounded(estimate: Estimate | None) -> str:
+    """What tells two numbers apart that are not the same but for rounding."""
+    return NOTHING if estimate is None else f"{estimate.value:.5g}"
 
 
 def _judged(table: Table) -> list[Row]:
@@ -69,9 +84,9 @@ def _judged(table: Table) -> list[Row]:
     return [row for row in table.rows if 2 * row.videos >= most > 0]
 
 
-def _agreement(name: str, title: str, pairs: Sequence[tuple[Row, Row]]) -> Agreement:
+def _agreement(name: str, pairs: Sequence[tuple[Row, Row]]) -> Agreement:
     both = [
-        (a.values[name], b.values[name]) for a, b in pairs if {name} <= {*a.values} & {*b.values}
+        (a.values[name], b.values[name]) for a, b in pairs if name in a.values and name in b.values
     ]
     clear = [
         (a.differences[name], b.differences[name])
@@ -80,7 +95,7 @@ def _agreement(name: str, title: str, pairs: Sequence[tuple[Row, Row]]) -> Agree
     ]
     same = [(a, b) for a, b in clear if a.value * b.value > 0]
     return Agreement(
-        title,
+        name,
         len(both),
         _rank_correlation([(a.value, b.value) for a, b in both]),
         len(clear),
@@ -114,16 +129,13 @@ def lines_of(agreements: Sequence[Agreement]) -> list[str]:
     ]
     rows = [
         [
-            *(one.title, str(one.variants)),
+            *(one.name, str(one.variants)),
             NOTHING if one.ranks is None else f"{one.ranks:.2f}",
-            *(str(count) for count in (one.clear, one.same_sign, one.clear_again)),
+            *(str(count) if one.clear else NOTHING for count in one.counts),
         ]
         for one in agreements
     ]
-    total = [
-        sum(getattr(one, name) for one in agreements)
-        for name in ("clear", "same_sign", "clear_again")
-    ]
+    total = [sum(counts) for counts in zip(*(one.counts for one in agreements), strict=True)]
     return list(grid(heads, [*rows, ["**all**", "", "", *(f"**{count}**" for count in total)]]))
 
 

@@ -44,7 +44,7 @@ class CrossCache:
             self.v_BMND = [v.clone() for _, v in keys_values]
             return
         keys, values = zip(*keys_values, strict=True)
-        # One launch for all layers.
+        # A few launches for all layers.
         torch._foreach_copy_([*self.k_BMND, *self.v_BMND], [*keys, *values])
 
     def snapshot(self) -> list[tuple[Tensor, Tensor]]:

@@ -47,6 +47,7 @@ class Fp8Attention(Optimization):
         super().__init__(required)
         self.emulates = emulates
         self._head_dims: set[int] = set()
+        self._has_said = False
 
     def missing(self, device: torch.device) -> str | None:
         if self.emulates:
@@ -70,7 +71,9 @@ class Fp8Attention(Optimization):
         if not self.is_usable(pl_module):
             return spec
         if spec.positions == "relative":
-            log.warning("positions are relative, so FP8 attention is left out: absolute has it")
+            if not self._has_said:
+                log.warning("positions are relative, so FP8 attention is left out: absolute has it")
+            self._has_said = True
             return spec
         if spec.cached_latent_frames is not None:
             raise UserError(

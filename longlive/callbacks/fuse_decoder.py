@@ -146,7 +146,7 @@ def _convolved(
     assert isinstance(conv, nn.Conv3d)
     assert isinstance(conv.padding, tuple)
     tape.write(x_BCSHW[:, :, -HISTORY:])
-    if bias_O is None and fits(x_BCSHW, conv.weight, conv.padding):
+    if bias_O is None and fits(x_BCSHW, conv):
         y_BCTHW: Tensor = convolve_frames(x_BCSHW, conv.weight)
         return y_BCTHW
     return F.conv3d(x_BCSHW, conv.weight, bias_O, padding=conv.padding)
@@ -161,8 +161,8 @@ class FuseDecoder(Optimization):
     """Puts one kernel between two convolutions of the VAE's streaming decoder.
 
     The decoder's convolution weights are laid out with their channels last, in place. A decoder
-    that is not the VAE's is left alone. Without a GPU the kernels' plain versions run, which show
-    what the kernels do and save no time.
+    that is not the VAE's is left alone. Without a GPU the kernels' plain versions run, and torch's
+    own convolutions, which show what the kernels do and save no time.
 
     Numerics: exact up to rounding; sums, norms and SiLU are computed in float32 and rounded once.
 

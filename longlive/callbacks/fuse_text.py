@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from longlive.callbacks.optimization import Optimization, check_final, parts_of
 from longlive.errors import UserError
-from longlive.models.dit import DiT
+from longlive.models.dit import DiT, project_text
 from longlive.models.layers import CrossAttention, DiTLayer
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import MakeCaches, WrapOrder
@@ -51,13 +51,17 @@ class StackedText:
     @property
     def is_stacked(self) -> bool:
         """Whether the weights are still views; a move to another device or type parts them."""
-        parts = zip(
-            [*self._linears, *self._norms], [*self._weight_2YEE, *self._norm_YE], strict=True
-        )
-        return all(m.get_parameter("weight").data_ptr() == part.data_ptr() for m, part in parts)
+        weights = [module.get_parameter("weight") for module in (*self._linears, *self._norms)]
+        biases = [module.get_parameter("bias") for module in self._linears]
+        parts = [*self._weight_2YEE, *self._norm_YE, *self._bias_2YE]
+        pairs = zip([*weights, *biases], parts, strict=True)
+        return all(one.data_ptr() == part.data_ptr() for one, part in pairs)
 
     def __call__(self, layers: Sequence[DiTLayer], text_BME: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return keys and values for each layer, ``[B, M, N, D]`` each."""
+        # The stack gets no gradients, and after a move it is not the model's any more.
+        if torch.is_grad_enabled() or not self.is_stacked:
+            return project_text(layers, text_BME)
         both_BMX = F.linear(text_BME, self._weight_2YEE.flatten(0, 1), self._bias_2YE.flatten())
         both_2YBME = both_BMX.unflatten(-1, (2, len(layers), -1)).permute(2, 3, 0, 1, 4)
         k_YBME, v_YBME = both_2YBME.contiguous()

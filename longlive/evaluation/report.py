@@ -183,13 +183,14 @@ def _plots(page: Page, material: Material) -> None:
         page.heading(f"Over {axis}")
         for name in shown:
             page.svg(axis_plot(material.table.rows, axis, name, numbers[name]))
-    if any(row.error_by_block for row in material.table.rows):
-        page.heading("Error against the reference, block by block")
-        page.svg(error_plot(_near_reference(material.table.rows)))
+    near = _near_reference(material.table.rows)
+    if any(row.error_by_block for row in near):
+        page.heading("Error against the reference, block by block, one axis at a time")
+        page.svg(error_plot(near))
 
 
 def _near_reference(rows: Sequence[Row]) -> list[Row]:
-    """The rows that differ from the first one in one axis at most; more are a tangle of lines."""
+    """The rows that differ from the reference, which is the first, in one axis at most."""
     axes = rows[0].axes
     return [row for row in rows if sum(row.axes[axis] != axes[axis] for axis in axes) <= 1]
 

@@ -10,7 +10,7 @@ them, H rows, W columns.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from longlive.kernels.conv_input import HISTORY
 
@@ -20,20 +20,21 @@ CHUNK = 32
 """Channels of the input that a tile takes at a time."""
 _KERNEL = (3, 3, 3)
 _DTYPES = (torch.bfloat16, torch.float16)
-_CAPABILITY = (9, 0)
-"""From which on a GPU fetches tiles by itself, zeros beyond the edges included."""
+_ARCHITECTURES = (9, 10)
+"""That fetch tiles by themselves, zeros beyond the edges included, and have room for 126 KiB of
+them; GPUs for desktops (12) have less."""
 
 
-def fits(x_BCSHW: Tensor, weight: Tensor, padding: tuple[int, ...] | str) -> bool:
+def fits(x_BCSHW: Tensor, conv: nn.Conv3d) -> bool:
     """Whether :func:`convolve_frames` is for such a convolution; nothing is said of the GPU."""
     return (
         x_BCSHW.is_cuda
-        and x_BCSHW.dtype == weight.dtype
+        and x_BCSHW.dtype == conv.weight.dtype
         and x_BCSHW.dtype in _DTYPES
-        and weight.shape[0] == CHANNELS
-        and weight.shape[1] % CHUNK == 0
-        and tuple(weight.shape[2:]) == _KERNEL
-        and padding == (0, 1, 1)
+        and conv.out_channels == CHANNELS
+        and conv.in_channels % CHUNK == 0
+        and (conv.kernel_size, conv.padding) == (_KERNEL, (0, 1, 1))
+        and (conv.stride, conv.dilation, conv.groups) == ((1, 1, 1), (1, 1, 1), 1)
     )
 
 
@@ -67,7 +68,7 @@ def convolve_frames(x_BCSHW: Tensor, weight_OC333: Tensor) -> Tensor:
 
 @convolve_frames.register_kernel("cuda")
 def _(x_BCSHW: Tensor, weight_OC333: Tensor) -> Tensor:
-    if torch.cuda.get_device_capability(x_BCSHW.device) < _CAPABILITY:
+    if torch.cuda.get_device_capability(x_BCSHW.device)[0] not in _ARCHITECTURES:
         return plain_convolve_frames(x_BCSHW, weight_OC333)
     from longlive.kernels.convolve_frames_triton import triton_convolve_frames
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from longlive.kernels.fp8_write import E4M3, LARGEST, SMALLEST_SCALE, rounded
 
+_CAPABILITY = (8, 9)
+
 
 def plain_gelu_fp8(x_LI: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the tanh approximation of GELU in float32, and round it.
@@ -36,7 +38,9 @@ gelu_fp8 = torch.library.custom_op("longlive::gelu_fp8", plain_gelu_fp8, mutates
 def _(x_LI: Tensor) -> tuple[Tensor, Tensor]:
     from torch.utils._triton import has_triton
 
-    if not has_triton():
+    # Where products are only emulated there may be no such numbers for a kernel.
+    capability = torch.cuda.get_device_capability(x_LI.device)
+    if not has_triton() or capability < _CAPABILITY:
         return plain_gelu_fp8(x_LI)
     from longlive.kernels.gelu_fp8_triton import triton_gelu_fp8
 

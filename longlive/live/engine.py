@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 _CPU_SNAPSHOT_MIB = 256
 _GPU_SHARE = 0.25
 _MEBI = 2**20
+# The last one sees a whole window.
 _WARM_BLOCKS = 5
 # Until the first frames under a new prompt there pass the rest of a block, the recache and a block.
 _BLOCKS_OF_A_SWITCH = 3
@@ -93,8 +94,8 @@ class SessionEngine:
         device = next(parts.dit.parameters()).device
         self.model = model
         self.emit = emit
-        self.buffer_frames = buffer_frames or _LEAST_BUFFER_FRAMES
         self._finds_depth = buffer_frames is None
+        self.buffer_frames = _LEAST_BUFFER_FRAMES if buffer_frames is None else buffer_frames
         self.changed = threading.Condition(threading.RLock())
         self.video = LiveVideo(model.block_latent_frames)
         self.playout = Playout(self.buffer_frames)
@@ -290,8 +291,9 @@ class SessionEngine:
             )
             seconds, steps = self._rehearse(prompt), fitting
         if self._finds_depth:
-            blocks = max(1, math.ceil(_BLOCKS_OF_A_SWITCH * seconds / plays))
-            self.buffer_frames = min(blocks * offer.block_frames, MAX_BUFFER_FRAMES)
+            blocks = math.ceil(_BLOCKS_OF_A_SWITCH * seconds / plays)
+            frames = max(blocks * offer.block_frames, _LEAST_BUFFER_FRAMES)
+            self.buffer_frames = min(frames, MAX_BUFFER_FRAMES)
 
     def close(self) -> None:
         """End everything; may be called again."""

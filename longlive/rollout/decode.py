@@ -29,10 +29,6 @@ class StreamingDecoder(Protocol):
 class PiecewiseDecoder(Protocol):
     """A decoder that shows a block in pieces, or makes its frames in a stream of its own."""
 
-    def hurry(self) -> None:
-        """Somebody waits for the first frames of the next call."""
-        ...
-
     def decode_pieces(self, latents_BFCHW: Tensor, show: Show) -> FramesOf:
         """Decode the next latent frames of a video.
 
@@ -44,6 +40,15 @@ class PiecewiseDecoder(Protocol):
         Returns:
             All frames of the call.
         """
+        ...
+
+
+@runtime_checkable
+class AwaitedDecoder(Protocol):
+    """A decoder that can be told that somebody waits."""
+
+    def hurry(self) -> None:
+        """Somebody waits for the first frames of the next call."""
         ...
 
 

@@ -48,29 +48,38 @@ class SeededNoise:
         self.dtype = dtype
         self.device = device
         self._first: Future[Tensor] | None = None
-        if device.type == "cuda" and not isinstance(seed, tuple):
-            # Nothing else would keep the GPU busy meanwhile: the first frame waits for it.
+        if device.type == "cuda":
+            # The GPU has nothing to do before it, and the first frame waits for it.
+            self.draw_ahead()
+
+    def draw_ahead(self) -> None:
+        """Draw the very first noise in a thread, if it is known by now which it is."""
+        if isinstance(self.seed, int):
             drawer = ThreadPoolExecutor(1, thread_name_prefix="first noise")
-            self._first = drawer.submit(self._drawn, 0, 0)
+            self._first = drawer.submit(self._on_host, self.seed, self.shape, 0, 0)
             drawer.shutdown(wait=False)
 
     def draw(self, block_index: int, step_index: int) -> Tensor:
         """Noise of the given shape; the same for the same two numbers, in whatever order."""
+        step = block_index, step_index
         if isinstance(self.seed, tuple):
             alone = (1, *self.shape[1:])
-            each = [SeededNoise(one, alone, self.dtype, self.device) for one in self.seed]
-            return torch.cat([noise.draw(block_index, step_index) for noise in each])
-        first = self._first if block_index == step_index == 0 else None
-        noise = self._drawn(block_index, step_index) if first is None else first.result()
-        return noise.to(self.device, non_blocking=True).to(self.dtype)
-
-    def _drawn(self, block_index: int, step_index: int) -> Tensor:
-        """The noise of one video on the host, float32."""
-        assert not isinstance(self.seed, tuple)
+            return torch.cat([self._to_device(self._on_host(s, alone, *step)) for s in self.seed])
+        if self._first is not None and step == (0, 0):
+            return self._to_device(self._first.result())
         of_block = self.seed(block_index) if callable(self.seed) else self.seed
-        key = f"{of_block}/{block_index}/{step_index}".encode()
+        return self._to_device(self._on_host(of_block, self.shape, *step))
+
+    def _on_host(
+        self, seed: int, shape: tuple[int, ...], block_index: int, step_index: int
+    ) -> Tensor:
+        """The noise of one video, float32."""
+        key = f"{seed}/{block_index}/{step_index}".encode()
         seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little", signed=True)
         generator = torch.Generator().manual_seed(seed)
         # Pinned, so that the copy does not make the host wait for the device.
         pinned = self.device.type == "cuda"
-        return torch.empty(self.shape, pin_memory=pinned).normal_(generator=generator)
+        return torch.empty(shape, pin_memory=pinned).normal_(generator=generator)
+
+    def _to_device(self, noise: Tensor) -> Tensor:
+        return noise.to(self.device, non_blocking=True).to(self.dtype)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longlive.rollout.decode import PiecewiseDecoder, StreamingDecoder, decode_and_show
+from longlive.rollout.decode import AwaitedDecoder, StreamingDecoder, decode_and_show
 from longlive.rollout.denoiser import Denoiser
 from longlive.rollout.hooks import NoHooks
 from longlive.rollout.loop import stream_blocks
@@ -164,7 +164,7 @@ def rehearse_decoding(decoder: StreamingDecoder, like_BFCHW: Tensor) -> None:
 
     decode()
     decode()
-    if isinstance(decoder, PiecewiseDecoder):
+    if isinstance(decoder, AwaitedDecoder):
         decoder.hurry()
         decode()
 

@@ -32,6 +32,7 @@ def latents(model: LongLive, *callbacks: pl.Callback) -> Tensor:
     return torch.cat([block.latents for block in blocks], 1)
 
 
+@torch.no_grad()
 def test_every_layer_gets_its_own_keys_and_values_from_one_product(folder, monkeypatch):
     dit = model_of(folder).dit.double()
     layers = list(dit.layers)
@@ -51,6 +52,7 @@ def test_every_layer_gets_its_own_keys_and_values_from_one_product(folder, monke
         assert all(part.is_contiguous() for part in mine)
 
 
+@torch.no_grad()
 def test_there_is_one_copy_of_the_weights_and_what_is_loaded_later_is_multiplied(folder):
     dit = model_of(folder).dit
     expected = {name: value.clone() for name, value in dit.state_dict().items()}
@@ -80,6 +82,29 @@ def test_a_video_is_the_same_and_the_next_one_stacks_nothing_anew(folder, settin
     assert not stacked.is_stacked
     torch.testing.assert_close(latents(model, FuseTextProjections()), expected)
     assert model.dit.project_text.is_stacked
+
+
+def test_with_gradients_and_after_a_move_without_the_callback_the_layers_are_asked(folder):
+    dit = model_of(folder).dit
+    dit.project_text = StackedText(list(dit.layers))
+    text = torch.randn(1, 5, dit.config.text_width)
+    dit.requires_grad_(True)
+    keys, values = dit.text_keys_values(text)[-1]
+    assert keys.requires_grad
+    assert values.requires_grad
+    model = model_of(folder)
+    expected = latents(model, FuseTextProjections())
+    model.dit.double().float()
+    with torch.no_grad():
+        for weight in model.dit.parameters():
+            weight.mul_(2)
+    plain = model_of(folder)
+    with torch.no_grad():
+        for weight in plain.dit.parameters():
+            weight.mul_(2)
+    got = latents(model)
+    torch.testing.assert_close(got, latents(plain), rtol=0, atol=1e-3)
+    assert not torch.allclose(got, expected)
 
 
 def test_a_capture_notices_that_the_weights_have_moved(folder):

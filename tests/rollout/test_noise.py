@@ -24,6 +24,22 @@ def test_the_same_seed_block_and_step_draw_the_same_noise_in_whatever_order():
     assert all(torch.equal(first[place], second[place]) for place in places)
 
 
+def test_what_is_drawn_ahead_is_what_would_have_been_drawn():
+    ahead, plain = noise(3), noise(3)
+    ahead.draw_ahead()
+    for place in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        assert torch.equal(ahead.draw(*place), plain.draw(*place))
+
+
+def test_a_seed_that_is_asked_for_later_is_not_asked_for_ahead():
+    seeds = [1]
+    changing = SeededNoise(lambda block: seeds[0], SHAPE, torch.float32, CPU)
+    changing.draw_ahead()
+    for seed in (1, 2):
+        seeds[0] = seed
+        assert torch.equal(changing.draw(0, 0), noise(seed).draw(0, 0))
+
+
 def test_another_seed_block_or_step_draws_other_noise():
     draws = [
         noise(seed).draw(block, step)

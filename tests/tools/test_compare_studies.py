@@ -59,6 +59,14 @@ def test_a_variant_that_is_hardly_judged_does_not_count():
     assert compare(first, second)[0].variants == 2
 
 
+def test_a_number_under_a_second_name_counts_once():
+    table = table_of(a=0.9, b=0.8, c=0.7)
+    for row in table.rows:
+        row.values["seam"] = row.values["adherence"]
+        row.differences["seam"] = row.differences.get("adherence", estimate(0))
+    assert len(compare(table, table)) == 1
+
+
 def test_the_last_line_adds_up():
     table = table_of(a=0.9, b=0.8)
     assert lines_of(compare(table, table))[-1] == "| **all** |  |  | **1** | **1** | **1** |"
