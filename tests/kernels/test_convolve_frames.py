@@ -1,15 +1,11 @@
 """The convolution of the decoder's last level, against float64."""
 
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from in_interpreter import needs_triton, run_interpreted
 from made_inputs import last
 from torch import Tensor, nn
 
@@ -75,17 +71,9 @@ def check_interpreted() -> None:
         assert distance(got, exactly(x, weight)) < 1e-6
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+@needs_triton
 def test_the_kernel_computes_what_the_plain_operation_does():
-    done = subprocess.run(
-        [sys.executable, "-c", "from test_convolve_frames import check_interpreted as c; c()"],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_interpreted("test_convolve_frames")
 
 
 # On a GPU.

@@ -1,16 +1,12 @@
 """Keys and values that are rounded to FP8 as they are stored, and attention over them."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fp8_cases import Cache, cache_of, distance, exact, filled, numbers, slots
+from in_interpreter import needs_triton, run_interpreted
 from torch import Tensor
 
 from longlive.kernels.fp8_attention import fp8_attention, plain_fp8_attention
@@ -228,17 +224,9 @@ def check_interpreted() -> None:
             assert distance(got, expected) < 1e-4, (tile, length)
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+@needs_triton
 def test_the_kernels_compute_what_the_plain_operations_do():
-    done = subprocess.run(
-        [sys.executable, "-c", "from test_fp8_kernels import check_interpreted as c; c()"],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_interpreted("test_fp8_kernels")
 
 
 # On a GPU.

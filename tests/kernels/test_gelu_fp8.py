@@ -1,14 +1,9 @@
 """GELU and rounding to FP8 in one, beside the steps it stands for."""
 
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
+from in_interpreter import needs_triton, run_interpreted
 from torch import Tensor
 
 from longlive.callbacks.quantized_linear import quantize
@@ -73,17 +68,9 @@ def check_interpreted() -> None:
     assert differences("cpu", torch.float32) < 0.01
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+@needs_triton
 def test_the_kernel_computes_what_the_plain_operations_do():
-    done = subprocess.run(
-        [sys.executable, "-c", "from test_gelu_fp8 import check_interpreted as c; c()"],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_interpreted("test_gelu_fp8")
 
 
 # On a GPU.

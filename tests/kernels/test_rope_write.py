@@ -1,15 +1,11 @@
 """Norms, rotation and the write into the cache as one operation."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from in_interpreter import needs_triton, run_interpreted
 from torch import Tensor
 
 from longlive.attention.kv_cache import LayerCache
@@ -172,17 +168,9 @@ def distance(got: Tensor, expected: Tensor) -> float:
     return float((got.double() - expected.double()).norm() / expected.double().norm())
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+@needs_triton
 def test_the_kernel_computes_what_the_plain_operations_do():
-    done = subprocess.run(
-        [sys.executable, "-c", "from test_rope_write import check_interpreted as c; c()"],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_interpreted("test_rope_write")
 
 
 # On a GPU.
