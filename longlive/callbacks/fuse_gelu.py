@@ -11,6 +11,8 @@ one kernel, :mod:`longlive.kernels.gelu_fp8`.
 
 # Shape suffixes: L tokens, I inputs.
 
+from typing import TypeGuard
+
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
@@ -58,7 +60,6 @@ class FusedFeedForward(nn.Sequential):
             wide = torch._addmm_activation(up.bias, x_LI, up.weight.t(), use_gelu=True)
             out: Tensor = down(wide)
         elif _is_fp8_by_row(up) and _is_fp8_by_row(down):
-            assert isinstance(down, QuantizedLinear)
             out = down.multiply(*gelu_fp8(up(x_LI))).to(x.dtype)
         else:
             return super().forward(x)
@@ -68,7 +69,7 @@ class FusedFeedForward(nn.Sequential):
         return x.is_cuda
 
 
-def _is_fp8_by_row(layer: nn.Module) -> bool:
+def _is_fp8_by_row(layer: nn.Module) -> TypeGuard[QuantizedLinear]:
     is_quantized = isinstance(layer, QuantizedLinear)
     return is_quantized and (layer.kind, layer.granularity) == ("fp8", "row")
 

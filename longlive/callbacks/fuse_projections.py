@@ -1,9 +1,7 @@
 """Queries, keys and values of the self-attention in one product.
 
-The three weights are stacked, and each becomes a view of its part of the stack. So there is one
-copy of them in memory, the state dict keeps its keys, and what is loaded into a weight later is in
-the stack too. Tokens are multiplied by the whole stack; where a layer only leaves keys and values
-behind, by the part of those two.
+The three weights are stacked (:mod:`longlive.callbacks.stacked_weights`). Tokens are multiplied by
+the whole stack; where a layer only leaves keys and values behind, by the part of those two.
 """
 
 # Shape suffixes: B batch, L tokens, E width, Q the widths of queries, keys and values together.
@@ -14,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longlive.callbacks.optimization import Optimization, check_final, parts_of
+from longlive.callbacks.stacked_weights import are_stacked, stack_weights
 from longlive.errors import UserError
 from longlive.models.dit import DiT
 from longlive.models.layers import SelfAttention
@@ -43,22 +42,18 @@ class StackedSelfAttention(SelfAttention):
 
     def stack(self) -> None:
         """Stack the weights as they are now."""
-        linears = (self.q, self.k, self.v)
-        weight_QE = torch.cat([linear.weight.detach() for linear in linears])
-        bias_Q = torch.cat([linear.bias.detach() for linear in linears])
-        # Parameters of their own: a captured graph that holds the old addresses has to notice.
-        parts = zip(linears, weight_QE.chunk(3), bias_Q.chunk(3), strict=True)
-        for linear, weight_EE, bias_E in parts:
-            linear.weight = nn.Parameter(weight_EE, requires_grad=False)
-            linear.bias = nn.Parameter(bias_E, requires_grad=False)
-        self.register_buffer("weight_QE", weight_QE, persistent=False)
-        self.register_buffer("bias_Q", bias_Q, persistent=False)
+        weight_3EE, bias_3E = (stack_weights(self._linears, name) for name in ("weight", "bias"))
+        self.register_buffer("weight_QE", weight_3EE.flatten(0, 1), persistent=False)
+        self.register_buffer("bias_Q", bias_3E.flatten(), persistent=False)
+
+    @property
+    def _linears(self) -> tuple[nn.Linear, ...]:
+        return self.q, self.k, self.v
 
     @property
     def is_stacked(self) -> bool:
         """Whether the weights are still views; a move to another device or type parts them."""
-        parts = zip((self.q, self.k, self.v), self.weight_QE.chunk(3), strict=True)
-        return all(linear.weight.data_ptr() == part.data_ptr() for linear, part in parts)
+        return are_stacked(self._linears, "weight", self.weight_QE)
 
     def project(self, x_BLE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, none of them normed: strided views of one product."""

@@ -2,8 +2,7 @@
 
 They are made once a prompt, and a new prompt waits for them: layer by layer some two hundred small
 operations, whose launches take longer than what they compute. Here the weights of all layers are
-stacked, and each becomes a view of its part of the stack, so there is one copy of them in memory
-and what is loaded into a weight later is in the stack too.
+stacked (:mod:`longlive.callbacks.stacked_weights`).
 """
 
 # Shape suffixes: B batch, M tokens of the prompt, E width, Y layers, N heads, D head dim.
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longlive.callbacks.optimization import Optimization, check_final, parts_of
+from longlive.callbacks.stacked_weights import are_stacked, stack_weights
 from longlive.errors import UserError
 from longlive.models.dit import DiT, project_text
 from longlive.models.layers import CrossAttention, DiTLayer
@@ -36,26 +36,18 @@ class StackedText:
         # First the keys of all layers, then the values.
         linears = [each.k for each in attentions] + [each.v for each in attentions]
         self._linears, self._norms = linears, [each.norm_k for each in attentions]
-        self._weight_2YEE = torch.stack([linear.weight.detach() for linear in linears])
-        self._bias_2YE = torch.stack([linear.bias.detach() for linear in linears])
-        self._norm_YE = torch.stack([norm.weight.detach() for norm in self._norms])
-        # Parameters of their own: a captured graph that holds the old addresses has to notice.
-        for linear, weight_EE, bias_E in zip(
-            linears, self._weight_2YEE, self._bias_2YE, strict=True
-        ):
-            linear.weight = nn.Parameter(weight_EE, requires_grad=False)
-            linear.bias = nn.Parameter(bias_E, requires_grad=False)
-        for norm, weight_E in zip(self._norms, self._norm_YE, strict=True):
-            norm.weight = nn.Parameter(weight_E, requires_grad=False)
+        self._weight_2YEE = stack_weights(linears, "weight")
+        self._bias_2YE = stack_weights(linears, "bias")
+        self._norm_YE = stack_weights(self._norms, "weight")
 
     @property
     def is_stacked(self) -> bool:
-        """Whether the weights are still views; a move to another device or type parts them."""
-        weights = [module.get_parameter("weight") for module in (*self._linears, *self._norms)]
-        biases = [module.get_parameter("bias") for module in self._linears]
-        parts = [*self._weight_2YEE, *self._norm_YE, *self._bias_2YE]
-        pairs = zip([*weights, *biases], parts, strict=True)
-        return all(one.data_ptr() == part.data_ptr() for one, part in pairs)
+        """Whether the weights are still views."""
+        return (
+            are_stacked(self._linears, "weight", self._weight_2YEE)
+            and are_stacked(self._linears, "bias", self._bias_2YE)
+            and are_stacked(self._norms, "weight", self._norm_YE)
+        )
 
     def __call__(self, layers: Sequence[DiTLayer], text_BME: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return keys and values for each layer, ``[B, M, N, D]`` each."""
