@@ -69,16 +69,27 @@ class SlotWindow:
         window: Latent frames a query can see, sink and own block included; at most ``capacity``.
         sink: First latent frames that are never evicted.
         evicts: False for global attention, whose capacity is the whole video.
+        reads_unwritten: Whether a sink is read whole also while it is wider than what there is, as
+            the reference reads it; zeros then take part in the attention.
 
     The combinations a user may ask for are checked by :func:`check_window`; this class follows the
     reference also in the others, so that parity can be tested there too.
     """
 
-    def __init__(self, capacity: int, window: int, sink: int, *, evicts: bool = True) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        window: int,
+        sink: int,
+        *,
+        evicts: bool = True,
+        reads_unwritten: bool = True,
+    ) -> None:
         self.capacity = capacity
         self.window = window
         self.sink = sink
         self.evicts = evicts
+        self.reads_unwritten = reads_unwritten
         self.origin = 0
         self.end = 0
         self.filled = 0
@@ -118,7 +129,7 @@ class SlotWindow:
         first = filled - frames
         stored_from = max(first, self.sink) if is_known and protects_sink else first
         slots = tuple(self._physical(index, head) for index in range(filled))
-        sink = range(min(self.sink, self.capacity))
+        sink = range(min(self.sink, self.capacity if self.reads_unwritten else filled))
         recent = range(max(self.sink, filled - (self.window - self.sink)), filled)
         read = (*sink, *(slots[index] for index in recent))
         return WindowPlan(

@@ -181,6 +181,8 @@ def first_latents_ms(rollouts: Iterable[RolloutSample]) -> list[float]:
 def _until_first_frames(block: BlockSample) -> dict[str, float]:
     first = block.arrivals[0]
     before = {part: block.parts_ms[part] for part in (TEXT, RECACHE, DIFFUSION)}
+    if block.first_diffusion_ms is not None:
+        before[DIFFUSION] = block.first_diffusion_ms
     return {**before, DECODE: first.decode_ms, COPY: first.copy_ms}
 
 

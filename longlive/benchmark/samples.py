@@ -74,7 +74,7 @@ class Piece:
 
     Attributes:
         frames: How many, of one video.
-        decode_ms: From the clean latents of the block to these frames.
+        decode_ms: From the clean latents of the block, or of its part, to these frames.
         copy_ms: From there to their copy on the host.
         on_host_ms: When the host had them, since the rollout's request.
     """
@@ -102,6 +102,7 @@ class BlockSample:
         border_ms: End of the context update before it, from which a prompt switch counts; None for
             ``start_ms``, from which it differs only where decoding runs side by side.
         pieces: Its frames as they left the decoder, in order; empty for one piece.
+        first_diffusion_ms: Denoising until the first part was clean, of a block in parts.
     """
 
     index: int
@@ -115,6 +116,7 @@ class BlockSample:
     memory: Memory | None = None
     border_ms: float | None = None
     pieces: tuple[Piece, ...] = ()
+    first_diffusion_ms: float | None = None
 
     @property
     def arrivals(self) -> tuple[Piece, ...]:

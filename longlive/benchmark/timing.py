@@ -57,7 +57,8 @@ class _Block:
     Attributes:
         index: Its place in the video.
         moments: What happened in it, and the number of its stamp.
-        pieces: Frames of each piece, and the stamps at which it was decoded and copied.
+        pieces: Frames of each piece, and the stamps at which its latents were clean, and it was
+            decoded and copied.
         latent_frames: Latent frames in it.
         switches: Whether a later prompt became active before it.
         memory: At its end.
@@ -168,6 +169,15 @@ class BlockTimer(RolloutCallback):
         self._block_of(state)
         self._note("block begins")
 
+    def on_part_ready(
+        self,
+        trainer: pl.Trainer | None,
+        pl_module: pl.LightningModule,
+        state: RolloutState,
+        x0_BFCHW: Tensor,
+    ) -> None:
+        self._note("clean")
+
     def on_latents_ready(
         self,
         trainer: pl.Trainer | None,
@@ -185,7 +195,8 @@ class BlockTimer(RolloutCallback):
         state: RolloutState,
         frames_BTCHW: Tensor,
     ) -> None:
-        self._blocks[-1].pieces.append([frames_BTCHW.shape[1], self._stamp()])
+        block = self._blocks[-1]
+        block.pieces.append([frames_BTCHW.shape[1], block.moments["clean"], self._stamp()])
 
     def on_context_update_start(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
@@ -222,9 +233,10 @@ def _sample(
     moments = {name: at_ms[stamp] for name, stamp in block.moments.items()}
     clean_ms = moments["clean"]
     pieces = tuple(
-        Piece(frames, at_ms[decoded] - clean_ms, at_ms[copied] - at_ms[decoded], on_host_ms)
-        for (frames, decoded, copied), on_host_ms in zip(block.pieces, shown_ms, strict=True)
+        Piece(frames, at_ms[decoded] - at_ms[clean], at_ms[copied] - at_ms[decoded], on_host_ms)
+        for (frames, clean, decoded, copied), on_host_ms in zip(block.pieces, shown_ms, strict=True)
     )
+    first_clean_ms = at_ms[block.pieces[0][1]] if block.pieces else clean_ms
     parts_ms = {
         part: moments[end] - moments[begin] if begin in moments and end in moments else 0.0
         for part, (begin, end) in _SPANS.items()
@@ -250,4 +262,7 @@ def _sample(
         memory=None if memory is None else Memory(*memory),
         border_ms=border_ms,
         pieces=pieces if len(pieces) > 1 else (),
+        first_diffusion_ms=(
+            first_clean_ms - moments["block begins"] if first_clean_ms < clean_ms else None
+        ),
     )

@@ -79,7 +79,7 @@ class PipelinedDecoder:
             for piece_BFCHW in there_BFCHW.split([1, frames - 1] if is_split else frames, dim=1):
                 pieces.append(self._decoder.decode(piece_BFCHW))
                 show(pieces[-1])
-                if is_split and len(pieces) == 1:
+                if is_awaited and len(pieces) == 1:
                     self._hold(main)
             if self._stream is None:
                 return lambda: _joined(pieces)

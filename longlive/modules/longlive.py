@@ -86,6 +86,8 @@ class LongLive(pl.LightningModule):
         lora: Merge the published adapters, or run them beside the weights as the reference does.
         dtype: Type of the weights; ``auto`` is bfloat16 on a GPU and float32 on a CPU.
         first_denoising_steps: Steps of a video's first block, if a distilled student keeps more.
+        first_frame_alone: Whether a video's first latent frame is denoised, and shown, before the
+            rest of its block: sooner, and another video.
         updates_context: Whether clean keys are stored by a pass of their own; a student may have
             been distilled without it.
         student: Name of a distilled student of the embedded model, ``4step`` for one; None for the
@@ -122,6 +124,7 @@ class LongLive(pl.LightningModule):
         lora: LoraMode = "merged",
         dtype: Literal["auto", "bfloat16", "float32"] = "auto",
         first_denoising_steps: list[int] | None = None,
+        first_frame_alone: bool = False,
         updates_context: bool = True,
         student: str | None = None,
         recaches: bool = True,
@@ -173,6 +176,7 @@ class LongLive(pl.LightningModule):
             sampler=sampler,
             guidance=guidance,
             first_schedule=first_schedule,
+            first_frame_alone=first_frame_alone,
             updates_context=updates_context,
             recaches=recaches,
             recached_latent_frames=recached_latent_frames,
@@ -285,7 +289,8 @@ class LongLive(pl.LightningModule):
             nothing = torch.zeros(spec.geometry.block_shape(spec.batch), dtype=dtype, device=device)
             rehearse(state, denoiser, nothing)
             if spec.is_shown:
-                rehearse_decoding(hooks.configure_decoder(parts.decoder.open_stream()), nothing)
+                rehearsed = hooks.configure_decoder(parts.decoder.open_stream())
+                rehearse_decoding(rehearsed, nothing, spec.parts_of(0))
             release_unused(device)
         return RolloutStream(
             state=state,

@@ -134,6 +134,15 @@ class RolloutCallback(pl.Callback):
     ) -> None:
         """Called when a block is given up between two steps, to begin again with a new prompt."""
 
+    def on_part_ready(
+        self,
+        trainer: pl.Trainer | None,
+        pl_module: pl.LightningModule,
+        state: RolloutState,
+        x0_BFCHW: Tensor,
+    ) -> None:
+        """Called when a part of a block is clean, but of the last, with which the block is."""
+
     def on_latents_ready(
         self,
         trainer: pl.Trainer | None,

@@ -26,6 +26,10 @@ def _never() -> str | None:
     return None
 
 
+def _unseen(x0_BFCHW: Tensor) -> None:
+    """Nobody looks at a block before it is whole."""
+
+
 def stream_blocks(
     state: RolloutState,
     denoiser: Denoiser,
@@ -34,6 +38,7 @@ def stream_blocks(
     text_of: TextKeysValuesOf,
     hooks: RolloutHooks,
     blended_text_of: BlendedTextOf | None = None,
+    on_part: Callable[[Tensor], None] = _unseen,
 ) -> Generator[Tensor, None, None]:
     """Denoise block after block and yield each block's clean latents.
 
@@ -53,6 +58,7 @@ def stream_blocks(
         text_of: Encodes a prompt.
         hooks: Who is told.
         blended_text_of: Encodes a mixture of prompts; only blends need it.
+        on_part: Is given the clean latents of each part of a block but the last, at once.
 
     Yields:
         ``[B, F, C, H, W]``, F latent frames per block, in time order.
@@ -72,7 +78,7 @@ def stream_blocks(
         blocks = state.spec.blocks
         block_index = 0
         while blocks is None or block_index < blocks:
-            state.block_index = block_index
+            state.block_index, state.part_index = block_index, 0
             border = BlockBorder.of(state)
             prompt = prompts.advance(state.block_start)
             if block_index == 0:
@@ -80,12 +86,12 @@ def stream_blocks(
             begin(prompt)
             preempt = prompts.preempt if state.spec.preempts else _never
             try:
-                x0_BFCHW = next_block(state, denoiser, noise, hooks, preempt)
+                x0_BFCHW = next_block(state, denoiser, noise, hooks, preempt, on_part)
             except Preempted as preempted:
                 hooks.call("on_block_abandoned", state)
                 border.restore(state)
                 begin(preempted.prompt)
-                x0_BFCHW = next_block(state, denoiser, noise, hooks)
+                x0_BFCHW = next_block(state, denoiser, noise, hooks, _never, on_part)
             yield x0_BFCHW
             if state.spec.updates_context:
                 update_context(state, denoiser, x0_BFCHW, hooks)
@@ -101,8 +107,12 @@ def next_block(
     noise: NoiseSource,
     hooks: RolloutHooks,
     preempt: Callable[[], str | None] = _never,
+    on_part: Callable[[Tensor], None] = _unseen,
 ) -> Tensor:
     """Denoise the block at hand and remember it; its clean keys are not stored yet.
+
+    Of a block in parts each sees those before it, whose clean keys are stored at once. Only the
+    very first block is one, and that is never given up.
 
     Args:
         state: Where the rollout stands.
@@ -110,12 +120,22 @@ def next_block(
         noise: Noise per block and step.
         hooks: Who is told.
         preempt: Asked between two steps for a prompt to give the block up for.
+        on_part: Is given the clean latents of each part but the last, at once.
 
     Raises:
         Preempted: If there is one.
     """
     hooks.call("on_block_start", state)
-    x0_BFCHW = denoise_block(state, denoiser, noise, hooks, preempt)
+    parts: list[Tensor] = []
+    for part_index in range(len(state.spec.parts_of(state.block_index))):
+        if parts:
+            hooks.call("on_part_ready", state, parts[-1])
+            on_part(parts[-1])
+            if state.spec.updates_context:
+                store_clean_keys(state, denoiser, parts[-1])
+        state.part_index = part_index
+        parts.append(denoise_part(state, denoiser, noise, hooks, preempt))
+    x0_BFCHW = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
     # A recache replays values; in training the graph of a block ends here.
     state.recent.append(x0_BFCHW.detach())
     hooks.call("on_latents_ready", state, x0_BFCHW)
@@ -125,21 +145,26 @@ def next_block(
 def update_context(
     state: RolloutState, denoiser: Denoiser, x0_BFCHW: Tensor, hooks: RolloutHooks
 ) -> None:
-    """Store the clean keys of the block at hand over those of its last denoising step."""
+    """Store the clean keys of the block at hand, or of its last part."""
     hooks.call("on_context_update_start", state)
+    store_clean_keys(state, denoiser, x0_BFCHW[:, state.part])
+
+
+def store_clean_keys(state: RolloutState, denoiser: Denoiser, x0_BFCHW: Tensor) -> None:
+    """Store the clean keys of the part at hand over those of its last denoising step."""
     inputs = state.step_inputs(state.plan_block(), state.spec.context_sigma, keys_only=True)
     denoiser(x0_BFCHW, inputs)
 
 
-def denoise_block(
+def denoise_part(
     state: RolloutState,
     denoiser: Denoiser,
     noise: NoiseSource,
     hooks: RolloutHooks,
     preempt: Callable[[], str | None],
 ) -> Tensor:
-    """Take one block from noise to clean latents ``[B, F, C, H, W]``, unless it is given up."""
-    x_BFCHW = x0_BFCHW = noise.draw(state.block_index, 0)
+    """Take a block, or a part of one, from noise to clean latents, unless it is given up."""
+    x_BFCHW = x0_BFCHW = noise.draw(state.block_index, 0)[:, state.part]
     for step_index, (sigma, next_sigma) in enumerate(state.schedule.transitions):
         state.step_index = step_index
         plan = state.plan_block()
@@ -155,7 +180,7 @@ def denoise_block(
         if (prompt := preempt()) is not None:
             raise Preempted(prompt)
         if state.spec.sampler == "renoise":
-            fresh_BFCHW = noise.draw(state.block_index, step_index + 1)
+            fresh_BFCHW = noise.draw(state.block_index, step_index + 1)[:, state.part]
             x_BFCHW = add_noise(x0_BFCHW, fresh_BFCHW, next_sigma)
         else:
             x_BFCHW = euler_step(x_BFCHW, velocity_BFCHW, sigma, next_sigma)

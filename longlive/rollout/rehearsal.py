@@ -151,18 +151,24 @@ def rehearse(state: RolloutState, denoiser: Denoiser, like_BFCHW: Tensor) -> Non
 
 
 @torch.no_grad()
-def rehearse_decoding(decoder: StreamingDecoder, like_BFCHW: Tensor) -> None:
+def rehearse_decoding(
+    decoder: StreamingDecoder, like_BFCHW: Tensor, first_parts: tuple[int, ...] = ()
+) -> None:
     """Decode a first block, one after it, and one that somebody waits for if that is another way.
 
     Args:
         decoder: At the start of a video, and not used for another one.
         like_BFCHW: A block of latents, for shape and type.
+        first_parts: Latent frames of each part of the first block; it is one by default.
     """
+    block = like_BFCHW.shape[1]
 
-    def decode() -> None:
-        decode_and_show(decoder, torch.zeros_like(like_BFCHW), lambda frames: None)()
+    def decode(frames: int = block) -> None:
+        part_BFCHW = torch.zeros_like(like_BFCHW[:, :frames])
+        decode_and_show(decoder, part_BFCHW, lambda frames: None)()
 
-    decode()
+    for frames in first_parts or (block,):
+        decode(frames)
     decode()
     if isinstance(decoder, AwaitedDecoder):
         decoder.hurry()
@@ -192,6 +198,7 @@ def rehearsal_key(spec: RolloutSpec) -> tuple[object, ...]:
         spec.recaches_unread,
         spec.recached_latent_frames,
         spec.updates_context,
+        spec.first_frame_alone,
         # Under global attention a longer video makes more kinds.
         spec.latent_frames if spec.window_latent_frames is None else None,
     )

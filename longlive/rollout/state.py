@@ -59,6 +59,9 @@ class RolloutSpec:
             the first time it is needed.
         preempts: Whether a prompt that is asked for while a block is denoised begins with that
             block, which is then begun again, and not with the next.
+        first_frame_alone: Whether the first latent frame of a video is denoised, and shown, before
+            the rest of its block. It then knows nothing of them; a model that was not trained for
+            it makes another video.
         is_shown: Whether blocks are decoded; of several processes that make one video, in one.
     """
 
@@ -81,6 +84,7 @@ class RolloutSpec:
     recaches: bool = True
     rehearses: bool = False
     preempts: bool = False
+    first_frame_alone: bool = False
     is_shown: bool = True
 
     @property
@@ -89,6 +93,12 @@ class RolloutSpec:
         if self.latent_frames is None:
             return None
         return self.latent_frames // self.geometry.block_latent_frames
+
+    def parts_of(self, block_index: int) -> tuple[int, ...]:
+        """Latent frames of each part of a block; those of a part are denoised together."""
+        block = self.geometry.block_latent_frames
+        is_divided = self.first_frame_alone and block_index == 0 and block > 1
+        return (1, block - 1) if is_divided else (block,)
 
     @property
     def slots(self) -> int:
@@ -226,6 +236,7 @@ def window_of(spec: RolloutSpec) -> SlotWindow:
         spec.window_latent_frames or spec.slots,
         spec.sink_latent_frames,
         evicts=spec.window_latent_frames is not None,
+        reads_unwritten=not spec.first_frame_alone,
     )
 
 
@@ -245,6 +256,7 @@ class RolloutState:
         blend: The blend under way, if any.
         recent: Clean latents of the window, block by block, which a recache replays.
         block_index: The block at hand.
+        part_index: The part of it at hand; most blocks are one.
         step_index: The denoising step at hand.
     """
 
@@ -258,6 +270,7 @@ class RolloutState:
     blend: Blend | None = None
     recent: deque[Tensor] = field(default_factory=deque)
     block_index: int = 0
+    part_index: int = 0
     step_index: int = 0
     _slot_ids: Tensor | None = None
 
@@ -287,6 +300,13 @@ class RolloutState:
         return self.block_index * self.spec.geometry.block_latent_frames
 
     @property
+    def part(self) -> slice:
+        """Which latent frames of the block at hand are denoised now."""
+        sizes = self.spec.parts_of(self.block_index)
+        start = sum(sizes[: self.part_index])
+        return slice(start, start + sizes[self.part_index])
+
+    @property
     def schedule(self) -> DenoisingSchedule:
         """Noise levels of the block at hand."""
         first = self.spec.first_schedule
@@ -298,8 +318,14 @@ class RolloutState:
         return self.step_index == len(self.schedule.sigmas) - 2
 
     def plan_block(self) -> WindowPlan:
-        """Place the block at hand in the cache."""
-        return self.window.plan(self.block_start, self.spec.geometry.block_latent_frames)
+        """Place what is denoised now in the cache."""
+        part = self.part
+        # A sink that is wider than the first part gets clean keys from the second.
+        return self.window.plan(
+            self.block_start + part.start,
+            part.stop - part.start,
+            protects_sink=not self.spec.first_frame_alone,
+        )
 
     def step_inputs(self, plan: WindowPlan, sigma: float, *, keys_only: bool = False) -> StepInputs:
         """Put one call's numbers on the device, without waiting for it."""

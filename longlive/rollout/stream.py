@@ -5,6 +5,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +42,13 @@ class Block:
         it; ``on_frames_ready`` does not.
         """
         return self.frames_of()
+
+
+class _Shown(NamedTuple):
+    """A part of a block that was shown before the block was whole."""
+
+    latent_frames: int
+    frames_of: FramesOf
 
 
 class RolloutStream:
@@ -80,6 +88,7 @@ class RolloutStream:
         self._hooks = hooks
         self._blended_text_of = blended_text_of
         self._is_stopped = threading.Event()
+        self._shown_before: list[_Shown] = []
 
     @property
     def decoder(self) -> StreamingDecoder:
@@ -111,6 +120,7 @@ class RolloutStream:
             self._text_of,
             self._hooks,
             self._blended_text_of,
+            self._show_part,
         )
         try:
             for latents_BFCHW in blocks:
@@ -123,10 +133,20 @@ class RolloutStream:
             # Ends the loop wherever it stands, so that everybody hears of the end.
             blocks.close()
 
-    def _frames_of(self, latents_BFCHW: Tensor) -> FramesOf:
+    def _show_part(self, latents_BFCHW: Tensor) -> None:
         if self.state.spec.is_shown:
-            return decode_and_show(self._decoder, latents_BFCHW, self._show)
-        return _shown_elsewhere
+            frames_of = decode_and_show(self._decoder, latents_BFCHW, self._show)
+            self._shown_before.append(_Shown(latents_BFCHW.shape[1], frames_of))
+
+    def _frames_of(self, latents_BFCHW: Tensor) -> FramesOf:
+        if not self.state.spec.is_shown:
+            return _shown_elsewhere
+        before, self._shown_before = self._shown_before, []
+        rest_BFCHW = latents_BFCHW[:, sum(part.latent_frames for part in before) :]
+        rest_of = decode_and_show(self._decoder, rest_BFCHW, self._show)
+        if not before:
+            return rest_of
+        return lambda: torch.cat([*(part.frames_of() for part in before), rest_of()], 1)
 
     def _show(self, frames_BTCHW: Tensor) -> None:
         self._hooks.call("on_frames_ready", self.state, frames_BTCHW)

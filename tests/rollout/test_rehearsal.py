@@ -59,6 +59,7 @@ def rehearsed(asked: RolloutSpec) -> list[PassKind]:
         {"recached_latent_frames": 2, "window_latent_frames": None},
         {"cached_latent_frames": 9},
         {"updates_context": False},
+        {"first_frame_alone": True},
         {"latent_frames": 2},
         {"latent_frames": 4},
         {"sampler": "euler"},
@@ -131,6 +132,7 @@ def test_a_rollout_after_a_rehearsal_equals_one_without():
         ({"positions": "relative"}, False),
         ({"batch": 2}, False),
         ({"guidance": 2.0}, False),
+        ({"first_frame_alone": True}, False),
     ],
     ids=str,
 )
@@ -151,6 +153,12 @@ def test_a_decoder_is_rehearsed_with_a_first_block_and_another():
     decoder = PerLatentFrame()
     rehearse_decoding(decoder, LIKE)
     assert decoder.calls == [BLOCK, BLOCK]
+
+
+def test_a_decoder_is_rehearsed_with_the_parts_of_a_first_block():
+    decoder = PerLatentFrame()
+    rehearse_decoding(decoder, LIKE, spec(first_frame_alone=True).parts_of(0))
+    assert decoder.calls == [1, BLOCK - 1, BLOCK]
 
 
 def test_a_decoder_that_knows_no_pieces_shows_a_block_at_once():
