@@ -58,8 +58,8 @@ class Tile(NamedTuple):
 
 
 TILES = (
-    Tile(64, 128, 4, 3, wide_sums=False),
     Tile(64, 128, 4, 3, wide_sums=False, parts=2),
+    Tile(64, 128, 4, 3, wide_sums=False),
     Tile(64, 128, 4, 3, wide_sums=False, parts=4),
     Tile(64, 128, 4, 3),
     Tile(64, 128, 4, 2, wide_sums=False),

@@ -32,7 +32,7 @@ LARGEST = 448.0
 """The largest number of e4m3."""
 SMALLEST_SCALE = 1e-12
 """Zeros would be divided by zero."""
-_HEADROOM = 4.0
+HEADROOM = 4.0
 # Later keys may be larger than those the scale was found from. That costs two of the sixteen powers
 # of two that e4m3 spans.
 
@@ -91,6 +91,11 @@ def plain_fp8_write(
         stored.index_copy_(axes.index(1), where_L, values)
 
 
+def sees_only_itself(slots_written: int, slots_read: int) -> bool:
+    """Whether a call sees nothing but what it stores, and may therefore find its own scales."""
+    return 0 < slots_read == slots_written
+
+
 def find_scales(
     new_BLND: Sequence[Tensor],
     shift_KBND: Tensor,
@@ -99,13 +104,13 @@ def find_scales(
     slots_read: int,
 ) -> None:
     """Find shift and scale of a call that sees only what it stores; of another leave them."""
-    if not 0 < slots_read == slots_written:
+    if not sees_only_itself(slots_written, slots_read):
         return
     for kind, x_BLND in enumerate(new_BLND):
         shift_BND = x_BLND.float().mean(1)
         peak_BN = (x_BLND - shift_BND[:, None]).abs().amax((1, 3))
         shift_KBND[kind].copy_(shift_BND)
-        scale_KBN[kind].copy_((peak_BN * (_HEADROOM / LARGEST)).clamp_min(SMALLEST_SCALE))
+        scale_KBN[kind].copy_((peak_BN * (HEADROOM / LARGEST)).clamp_min(SMALLEST_SCALE))
 
 
 @torch.library.custom_op(

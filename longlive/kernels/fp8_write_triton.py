@@ -12,10 +12,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from longlive.kernels.fp8_write import LARGEST, find_scales
+from longlive.kernels.fp8_write import HEADROOM, LARGEST, SMALLEST_SCALE, sees_only_itself
 
 _TOKENS = 64
 _WARPS = 4
+# Into how many the tokens are cut of which extremes are looked for: a few programs for each
+# multiprocessor.
+_CHUNKS = 16
+_SCALED_TO = tl.constexpr(HEADROOM / LARGEST)
+_SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
 _LARGEST = tl.constexpr(LARGEST)
 
 
@@ -31,10 +36,11 @@ def triton_fp8_write(
     """Do what :func:`longlive.kernels.fp8_write.plain_fp8_write` does, in one launch.
 
     The width of a head is a power of two. Shift and scale, which the first block alone finds, take
-    some plain operations more.
+    two more.
     """
-    find_scales(new_BLND, shift_KBND, scale_KBN, len(slots_F), slots_read)
     frames = len(slots_F)
+    if sees_only_itself(frames, slots_read):
+        triton_find_scales(new_BLND, shift_KBND, scale_KBN)
     if not frames:
         return
     k_BLND, v_BLND = new_BLND
@@ -57,6 +63,89 @@ def triton_fp8_write(
         BLOCK=_TOKENS,
         num_warps=_WARPS,
     )
+
+
+def triton_find_scales(new_BLND: Sequence[Tensor], shift_KBND: Tensor, scale_KBN: Tensor) -> None:
+    """Do what :func:`longlive.kernels.fp8_write.find_scales` does, reading the numbers once.
+
+    The largest distance from a mean is that of the largest number or of the smallest one.
+    """
+    k_BLND, v_BLND = new_BLND
+    batch, length, heads, head_dim = k_BLND.shape
+    assert k_BLND.stride(3) == v_BLND.stride(3) == 1
+    assert all(x.is_contiguous() for x in (shift_KBND, scale_KBN))
+    pairs = batch * heads
+    # Sum, largest and smallest number of each channel, of each chunk of the tokens.
+    found = shift_KBND.new_empty(2, pairs, 3, _CHUNKS, head_dim)
+    _find_extremes[(_CHUNKS, pairs, 2)](
+        *(k_BLND, v_BLND, *k_BLND.stride()[:3], *v_BLND.stride()[:3], found, length),
+        N=heads,
+        D=head_dim,
+        CHUNKS=_CHUNKS,
+        BLOCK=_TOKENS,
+        num_warps=_WARPS,
+    )
+    _set_scales[(pairs, 2)](
+        *(found, shift_KBND, scale_KBN, length),
+        D=head_dim,
+        CHUNKS=_CHUNKS,
+        num_warps=_WARPS,
+    )
+
+
+@triton.jit
+def _find_extremes(  # noqa: PLR0913
+    k,
+    v,
+    k_video,
+    k_token,
+    k_head,
+    v_video,
+    v_token,
+    v_head,
+    found,
+    length,
+    N: tl.constexpr,
+    D: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    pair = tl.program_id(1).to(tl.int64)
+    if tl.program_id(2) == 0:
+        given = k + pair // N * k_video + pair % N * k_head
+        stride = k_token
+    else:
+        given = v + pair // N * v_video + pair % N * v_head
+        stride = v_token
+    channels = tl.arange(0, D)
+    total = tl.zeros([D], tl.float32)
+    largest = tl.full([D], float("-inf"), tl.float32)
+    smallest = tl.full([D], float("inf"), tl.float32)
+    for first in range(tl.program_id(0) * BLOCK, length, CHUNKS * BLOCK):
+        tokens = first + tl.arange(0, BLOCK)
+        is_there = (tokens < length)[:, None]
+        x = tl.load(given + tokens[:, None] * stride + channels[None, :], mask=is_there, other=0.0)
+        x = x.to(tl.float32)
+        total += tl.sum(x, 0)
+        largest = tl.maximum(largest, tl.max(tl.where(is_there, x, float("-inf")), 0))
+        smallest = tl.minimum(smallest, tl.min(tl.where(is_there, x, float("inf")), 0))
+    place = (tl.program_id(2) * tl.num_programs(1) + pair) * 3 * CHUNKS + tl.program_id(0)
+    tl.store(found + place * D + channels, total)
+    tl.store(found + (place + CHUNKS) * D + channels, largest)
+    tl.store(found + (place + 2 * CHUNKS) * D + channels, smallest)
+
+
+@triton.jit
+def _set_scales(found, shift, scale, length, D: tl.constexpr, CHUNKS: tl.constexpr):
+    pair = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    channels = tl.arange(0, D)
+    places = found + pair * 3 * CHUNKS * D + tl.arange(0, CHUNKS)[:, None] * D + channels[None, :]
+    mean = tl.sum(tl.load(places), 0) / length
+    largest = tl.max(tl.load(places + CHUNKS * D), 0)
+    smallest = tl.min(tl.load(places + 2 * CHUNKS * D), 0)
+    peak = tl.max(tl.maximum(largest - mean, mean - smallest), 0)
+    tl.store(shift + pair * D + channels, mean)
+    tl.store(scale + pair, tl.maximum(peak * _SCALED_TO, _SMALLEST_SCALE))
 
 
 @triton.jit
