@@ -3,13 +3,15 @@
 Machines drift: clocks fall as a GPU warms, neighbors come and go. So all variants are loaded and
 warmed up first, and then every repeat runs each of them once, in an order that rotates from repeat
 to repeat. What a variant gains is the ratio to the baseline within a repeat, see
-:mod:`longlive.benchmark.ablation_report`.
+:mod:`longlive.benchmark.ablation_report`. Graphs keep memory of their own, so many variants of a
+large model do not fit side by side: a matrix can ask for one after the other.
 
 Every variant has a transformer and a decoder of its own, since optimizations change them in place;
 the text encoder, by far the largest part, is shared by those that leave it alone. The memory of a
 variant is what loading and warming it up took, and what a rollout adds.
 """
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +39,7 @@ from longlive.metrics.clocks import memory_gauge_of
 from longlive.models.text_encoder import UMT5Encoder
 from longlive.modules.longlive import LongLive
 from longlive.rollout.hooks import RolloutCallback
+from longlive.rollout.rehearsal import release_unused
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,8 @@ class _Row:
     runner: Runner | None = None
     held_bytes: int | None = None
     warm_up_s: tuple[float, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    callbacks: tuple[str, ...] = ()
     reason: str = ""
     samples: list[RolloutSample] = field(default_factory=list)
     memory_bytes: list[float] = field(default_factory=list)
@@ -130,10 +135,33 @@ class Ablation:
         Raises:
             UserError: If no row can run.
         """
-        for row in self.rows:
-            self._attempt(row, self._prepare)
+        if self.matrix.interleaved:
+            self._take_turns(checkpoint)
+        else:
+            self._go_through(checkpoint)
         if all(row.reason for row in self.rows):
             raise UserError(f"no row can run here; {self.rows[0].name}: {self.rows[0].reason}")
+
+    def _go_through(self, checkpoint: Callable[[], None]) -> None:
+        """One row after the other; none is kept."""
+        for row in self.rows:
+            if self._attempt(row, self._prepare):
+                self._before = self._before or gpu_state(self._device)
+                for job in plain_jobs(self.config):
+                    if self._attempt(row, partial(_measure, job=job)):
+                        self.order.append((row.name,))
+                log.info("%s: %d repeats", row.name, len(row.samples))
+            row.variant = row.runner = None
+            # What was compiled for it would count as a recompilation of the next.
+            torch.compiler.reset()
+            gc.collect()
+            release_unused(self._device)
+            checkpoint()
+
+    def _take_turns(self, checkpoint: Callable[[], None]) -> None:
+        """All rows at once, each of them in every repeat."""
+        for row in self.rows:
+            self._attempt(row, self._prepare)
         self._before = gpu_state(self._device)
         for repeat, job in enumerate(plain_jobs(self.config)):
             order = rotated(self.rows, repeat)
@@ -167,6 +195,7 @@ class Ablation:
             commit=self.config.commit or commit_of_checkout(),
             command=command,
             started_at=self._started_at,
+            interleaved=self.matrix.interleaved,
         )
 
     def _attempt(self, row: _Row, do: Callable[[_Row], None]) -> bool:
@@ -201,6 +230,8 @@ class Ablation:
         self._device = device
         if model.parts is not None:
             self._weights_kind = model.parts.kind
+        row.settings = variant.settings
+        row.callbacks = tuple(f"{type(c).__module__}.{type(c).__qualname__}" for c in callbacks)
         row.runner = Runner(model, callbacks, device, config.sync_cuda, config.batch_size)
         log.info("%s: loaded, warming up", row.name)
         for job in warm_up_jobs(config):
@@ -251,12 +282,11 @@ def _result(row: _Row) -> AblationRow:
             samples[name] = tuple(value for value in values if value is not None)
     if row.memory_bytes:
         samples["peak_memory_bytes"] = tuple(row.memory_bytes)
-    callbacks = [] if row.runner is None else row.runner.callbacks
     return AblationRow(
         name=row.name,
         overlays=row.overlays,
-        settings={} if row.variant is None else row.variant.settings,
-        callbacks=tuple(f"{type(c).__module__}.{type(c).__qualname__}" for c in callbacks),
+        settings=row.settings,
+        callbacks=row.callbacks,
         reason=row.reason,
         samples=samples,
         block_periods_ms=tuple(

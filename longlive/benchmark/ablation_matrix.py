@@ -1,7 +1,8 @@
 """Which variants an ablation compares, as a file says it.
 
-A matrix is YAML: ``title``, ``repeats``, ``baseline``, and rows in any of four ways, all of them
-names with lists of overlays (paths relative to the file):
+A matrix is YAML: ``title``, ``repeats``, ``baseline``, ``interleaved`` (false where not all rows
+fit into memory at once), and rows in any of four ways, all of them names with lists of overlays
+(paths relative to the file):
 
     rows         each as it is written
     alone        each on top of the recipe, with nothing else
@@ -25,7 +26,7 @@ CUMULATIVE = "cumulative"
 ONE_BY_ONE = "one by one"
 
 _WAYS = ("rows", "alone", "left_out", "cumulative")
-_KEYS = {"title", "repeats", "baseline", "benchmark", *_WAYS}
+_KEYS = {"title", "repeats", "baseline", "benchmark", "interleaved", *_WAYS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Matrix:
         repeats: Rollouts of each row.
         rows: In the order of the table.
         benchmark: Arguments of ``BenchmarkConfig``.
+        interleaved: Whether all rows are loaded at once and every repeat runs each of them; else
+            one row after the other is loaded, repeated and given up.
     """
 
     title: str
@@ -60,6 +63,7 @@ class Matrix:
     repeats: int
     rows: tuple[MatrixRow, ...]
     benchmark: dict[str, Any]
+    interleaved: bool = True
 
 
 def load_matrix(path: Path) -> Matrix:
@@ -88,6 +92,9 @@ def load_matrix(path: Path) -> Matrix:
     repeats = content.get("repeats", 5)
     if type(repeats) is not int or repeats < 1:
         raise UserError(f"{path}: repeats must be at least 1, got {repeats!r}")
+    interleaved = content.get("interleaved", True)
+    if not isinstance(interleaved, bool):
+        raise UserError(f"{path}: interleaved must be true or false, got {interleaved!r}")
     ways = [way for way in _WAYS if content.get(way)]
     return Matrix(
         title=str(content.get("title", path.stem)),
@@ -96,6 +103,7 @@ def load_matrix(path: Path) -> Matrix:
         repeats=repeats,
         rows=tuple(rows),
         benchmark=content.get("benchmark") or {},
+        interleaved=interleaved,
     )
 
 

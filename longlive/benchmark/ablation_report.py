@@ -29,6 +29,10 @@ def ablation_markdown(results: AblationResults, plot: str | None = None) -> str:
 
 def _head(results: AblationResults) -> Iterator[str]:
     environment = results.environment
+    turns = (
+        "interleaved, their order rotating" if results.interleaved else "one row after the other"
+    )
+    same = "of the same repeat" if results.interleaved else "of the same number"
     yield f"# {results.title}"
     yield ""
     if not results.complete:
@@ -37,9 +41,9 @@ def _head(results: AblationResults) -> Iterator[str]:
     yield (
         f"{environment.device_name}, torch {environment.torch}, {results.weights_kind} weights, "
         f"{results.started_at}, commit {results.commit or 'unknown'}: {results.repeats} repeats of "
-        f"each row, interleaved, their order rotating. Medians, and in brackets half the range "
-        "between the repeats. The last column compares the inter-frame latency with the row "
-        f"*{results.baseline}* of the same repeat."
+        f"each row, {turns}. Medians, and in brackets half the range between the repeats. The last "
+        "column compares the inter-frame latency with the row "
+        f"*{results.baseline}*, in repeats {same}."
     )
     yield ""
     yield code(results.command) if results.command else ""

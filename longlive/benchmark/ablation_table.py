@@ -41,7 +41,7 @@ class AblationRow:
 
 @dataclass(frozen=True, slots=True)
 class AblationResults:
-    """A whole ablation: all rows on one machine in one go, their repeats interleaved.
+    """A whole ablation: all rows on one machine in one go.
 
     Attributes:
         format: ``FORMAT``.
@@ -55,13 +55,15 @@ class AblationResults:
             adds to the one before it).
         figures: Names of the figures, in the order of the columns.
         rows: In the order of the matrix.
-        order: Names of the rows in the order in which they ran, one tuple a repeat.
+        order: Names of the rows in the order in which they ran, one tuple a repeat,
+            or a row's turn.
         repeats: Asked for.
         weights_kind: What made the videos: ``synthetic``, ``embedded``, ...
         environment: Where.
         commit: As in ``Results``.
         command: Command line.
         started_at: ISO 8601, UTC.
+        interleaved: Whether every repeat ran all rows; else each row had all its repeats at once.
     """
 
     format: str
@@ -81,6 +83,7 @@ class AblationResults:
     commit: str | None
     command: str
     started_at: str
+    interleaved: bool = True
 
     def save(self, folder: Path) -> Path:
         """Write ``ablation.json`` into a folder, all of it or nothing, and return its path.

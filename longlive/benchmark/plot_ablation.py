@@ -34,7 +34,8 @@ def plot_ablation(results: "AblationResults") -> "Figure | None":
         return None
     figure, axes = new_figure(
         1.5 + 0.42 * len(results.rows),
-        f"{results.title} ({results.kind}, {results.repeats} interleaved repeats)",
+        f"{results.title} ({results.kind}, {results.repeats} "
+        f"{'interleaved ' if results.interleaved else ''}repeats)",
         f"{results.environment.device_name}, {results.weights_kind} weights"
         f"{'' if results.complete else ', INCOMPLETE'}",
         [shown],

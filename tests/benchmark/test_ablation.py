@@ -76,6 +76,7 @@ def test_optimizations_are_tried_alone_left_out_and_added_up(tmp_path):
     ("content", "said"),
     [
         ({}, "has no rows"),
+        ({"rows": {"a": []}, "interleaved": "no"}, "interleaved must be true or false"),
         ({"row": {}}, "and no others"),
         ({"rows": ["a.yaml"]}, "rows must be names with lists of overlays"),
         ({"rows": {"a": "a.yaml"}}, "rows must be names with lists of overlays"),
@@ -142,6 +143,20 @@ def test_rows_take_turns_and_the_first_one_moves_on(ablation):
     assert ablation.results().order == (("6", "9"), ("9", "6"), ("6", "9"))
     rows = ablation.rows
     assert [row.name for row in rotated(rows, 1)] == ["9", "fails", "absent", "6"]
+
+
+def test_rows_that_do_not_fit_together_run_one_after_the_other(tmp_path, build):
+    rows = {name: [f"{name}.yaml"] for name in ("6", "absent", "9")}
+    matrix = load_matrix(write(tmp_path, {"repeats": 2, "rows": rows, "interleaved": False}))
+    ablation = Ablation(matrix, [], build, CONFIG)
+    held = []
+    ablation.run(lambda: held.append([row.name for row in ablation.rows if row.runner]))
+    assert held == [[], [], []]
+    results = ablation.results()
+    assert results.order == (("6",), ("6",), ("9",), ("9",))
+    assert [len(row.samples.get("fps", ())) for row in results.rows] == [2, 0, 2]
+    assert results.rows[2].settings["window_latent_frames"] == 9
+    assert "one row after the other" in ablation_markdown(results)
 
 
 def test_a_row_that_cannot_run_says_why_and_the_others_go_on(ablation):
