@@ -6,8 +6,9 @@
 
 Five ways in the same run, of which ``--ways`` names some: one GPU; the decoder on the second one;
 every pass shared by both (``SequenceParallel``); shared by ``--shares``, so that the first one,
-which decodes, has the smaller part; and shared but for context updates and recaches, which the
-second one computes while the first one decodes. Random weights, and frames that arrive on the host
+which decodes, has the smaller part; and shared but for context updates, recaches and the first
+``--rested-steps`` of a block, which the second one computes while the first one decodes; several
+numbers are a way each. Random weights, and frames that arrive on the host
 as for a writer. Rows are printed as they come; a way that fails in one process is a row that says
 why, and the last line is JSON.
 """
@@ -105,7 +106,7 @@ def with_decoder_on(device: str, callbacks: Sequence[pl.Callback]) -> Callbacks:
 
 
 def ways_of(
-    recipe: Recipe, shares: list[int], names: Sequence[str]
+    recipe: Recipe, shares: list[int], rested_steps: list[int], names: Sequence[str]
 ) -> dict[str, tuple[bool, Callable[[], Callbacks]]]:
     """Whether all processes take part, and the callbacks, of each way that is named."""
     plain: Callable[[], Callbacks] = lambda: list(recipe.build_callbacks())  # noqa: E731
@@ -117,12 +118,14 @@ def ways_of(
             True,
             lambda: [*plain(), SequenceParallel(shares=shares)],
         ),
-        "shared, the first rests": (
-            True,
-            lambda: [*plain(), SequenceParallel(first_rests=True)],
-        ),
     }
-    return {way: ways[way] for name, way in zip(WAYS, ways, strict=True) if name in names}
+    chosen = {way: ways[way] for name, way in zip(WAYS, ways, strict=False) if name in names}
+    for steps in rested_steps if "rests" in names else ():
+        chosen[f"shared, the first rests in {steps} steps"] = (
+            True,
+            lambda steps=steps: [*plain(), SequenceParallel(None, True, steps)],
+        )
+    return chosen
 
 
 def measure(way: str, model: LongLive, callbacks: Callbacks, blocks: int, repeats: int) -> Row:
@@ -180,7 +183,8 @@ def run(options: argparse.Namespace) -> list[Row]:
         {**settings, **(TINY if options.size == "tiny" else {})}
     )
     rows = []
-    for way, (is_shared, callbacks) in ways_of(recipe, options.shares, options.ways).items():
+    ways = ways_of(recipe, options.shares, options.rested_steps, options.ways)
+    for way, (is_shared, callbacks) in ways.items():
         row = Row(way)
         if is_shared or rank == 0:
             try:
@@ -209,10 +213,10 @@ def run(options: argparse.Namespace) -> list[Row]:
 def print_row(row: Row) -> None:
     """Print a row as it comes."""
     if row.error:
-        print(f"{row.way:24} {row.error}", flush=True)
+        print(f"{row.way:36} {row.error}", flush=True)
         return
     print(
-        f"{row.way:24} {row.fps:8.2f} fps  first frame {row.first_frame_ms:8.1f} ms  "
+        f"{row.way:36} {row.fps:8.2f} fps  first frame {row.first_frame_ms:8.1f} ms  "
         f"block {row.block_ms:7.1f} ms  switch {row.switch_ms:7.1f} ms  GiB {row.peak_gib}",
         flush=True,
     )
@@ -223,6 +227,9 @@ def main() -> None:
     parser.add_argument("--recipe", default="exact", help="empty for the eager base")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--shares", type=int, nargs="+", default=[1, 2], help="of a pass")
+    parser.add_argument(
+        "--rested-steps", type=int, nargs="+", default=[2], help="in which the first one rests"
+    )
     parser.add_argument("--size", default="wan-1.3b", choices=["tiny", "wan-1.3b"])
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--blocks", type=int, default=30, help="of a video, at least 12")

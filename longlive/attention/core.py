@@ -137,7 +137,7 @@ class LayerWindow:
             v_BLND: New values of all.
             heads: Which they are.
         """
-        seen = tuple(x_BSND[:, :, heads] for x_BSND in self._update(k_BLND, v_BLND))
+        seen = self.cache.of_heads(self._update(k_BLND, v_BLND), heads)
         return self.gather(rotate(q_BLND, self.call.rotation), seen)
 
     def gather(self, q_BLND: Tensor, seen: tuple[Any, ...]) -> Tensor:

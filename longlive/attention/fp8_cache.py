@@ -67,6 +67,13 @@ class Fp8LayerCache(LayerCache):
         """Return what :meth:`update` returns, and store nothing."""
         return self.k, self.v, self.shift, self.scale, _leading(slots) * self.tokens, self.emulates
 
+    def of_heads(self, seen: tuple[Any, ...], heads: slice) -> tuple[Any, ...]:
+        """Cut what :meth:`update` returns down to some heads."""
+        k, v, shift, scale, *others = seen
+        cut = k[:, heads], v[:, heads], shift[:, :, heads], scale[:, :, heads]
+        # Shift and scale are small; keys and values lie together as they are for one video.
+        return *(x.contiguous() for x in cut), *others
+
     def kernel(self, attention: Attention) -> Any:
         """The one that reads FP8, whichever was chosen for a cache of plain numbers."""
         return fp8_attention
@@ -147,6 +154,25 @@ class Fp8Cache(KVCache):
         places = self._places(slots_F)
         self._k_bytes.index_copy_(3, places, kept[0])
         self._v_bytes.index_copy_(4, value_places(places), kept[1])
+
+    def part(self, slots_F: Tensor, heads: slice) -> tuple[Tensor, ...]:
+        """Copy some heads of some slots, with all that it takes to read them, as bytes."""
+        rows = (rows[:, :, heads] for rows in self.rows(slots_F))
+        numbers = self.shift[..., heads, :], self.scale[..., heads]
+        return *rows, *(number.contiguous().view(torch.uint8) for number in numbers)
+
+    def part_shapes(self, slots: int) -> list[tuple[int, ...]]:
+        """Shapes of what :meth:`part` returns of all heads that are here."""
+        *of_heads, _, head_dim = self.k.shape
+        tokens = slots * self.tokens_per_slot
+        numbers = ((*x.shape[:-1], x.shape[-1] * x.itemsize) for x in (self.shift, self.scale))
+        return [(*of_heads, tokens, head_dim), (*of_heads, head_dim, tokens), *numbers]
+
+    def put_part(self, slots_F: Tensor, given: tuple[Tensor, ...]) -> None:
+        """Store what :meth:`part` of another cache returned, whose heads are all that are here."""
+        self.put_rows(slots_F, given[:2])
+        for kept, new in zip((self.shift, self.scale), given[2:], strict=True):
+            kept.view(torch.uint8).copy_(new)
 
     def _places(self, slots_F: Tensor) -> Tensor:
         tokens_P = torch.arange(self.tokens_per_slot, device=slots_F.device)

@@ -73,6 +73,10 @@ class LayerCache:
         """Return what :meth:`update` returns, and store nothing."""
         return _seen(self.k, slots), _seen(self.v, slots)
 
+    def of_heads(self, seen: tuple[Any, ...], heads: slice) -> tuple[Any, ...]:
+        """Cut what :meth:`update` returns down to some heads."""
+        return tuple(x_BSND[:, :, heads] for x_BSND in seen)
+
     def kernel(self, attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Return the kernel that takes queries and then what :meth:`update` returns.
 
@@ -166,6 +170,19 @@ class KVCache:
         """Put back what :meth:`rows` returned for the same slots."""
         for buffer, values in zip((self.k, self.v), kept, strict=True):
             buffer.index_copy_(2, slots_F, values)
+
+    def part(self, slots_F: Tensor, heads: slice) -> tuple[Tensor, ...]:
+        """Copy some heads of some slots, with all that it takes to read them, in one type."""
+        return tuple(rows[..., heads, :] for rows in self.rows(slots_F))
+
+    def part_shapes(self, slots: int) -> list[tuple[int, ...]]:
+        """Shapes of what :meth:`part` returns of all heads that are here."""
+        layers, batch, _, *of_slot = self.k.shape
+        return [(layers, batch, slots, *of_slot)] * 2
+
+    def put_part(self, slots_F: Tensor, given: tuple[Tensor, ...]) -> None:
+        """Store what :meth:`part` of another cache returned, whose heads are all that are here."""
+        self.put_rows(slots_F, given)
 
 
 def _update(buffer: Tensor, new_BLND: Tensor, slots_F: Tensor, read: Slots) -> Tensor:

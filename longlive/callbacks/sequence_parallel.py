@@ -20,7 +20,6 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from torch import Tensor
 
-from longlive.attention.kv_cache import KVCache
 from longlive.callbacks.optimization import device_of, parts_of
 from longlive.callbacks.shared_prompts import SharedPrompts, control_group
 from longlive.callbacks.token_exchange import Exchange, ExchangedAttention, apportion
@@ -38,7 +37,7 @@ class SharedDenoiser:
     Args:
         denoiser: Of one process; its cache has the heads that this process keeps.
         exchange: Who has what.
-        first_rests: Whether passes that leave only keys behind are those of the others.
+        first_rests: Whether passes beside the decoder are those of the others.
         others: Who has what of these; None if there is one other.
     """
 
@@ -55,19 +54,23 @@ class SharedDenoiser:
         self.others = others
 
     def __call__(self, x_BFCHW: Tensor, inputs: StepInputs) -> Tensor | None:
-        if self.first_rests and inputs.keys_only:
-            if self.others is not None:
-                self._share(x_BFCHW, inputs, self.others)
-            elif self.exchange.rank > 0:
-                self.denoiser(x_BFCHW, inputs)
-            self.exchange.bring_to_first(self.denoiser.cache, inputs.write_slots_F)
+        if not (self.first_rests and inputs.is_beside_decoding):
+            return self._share(x_BFCHW, inputs, self.exchange)
+        velocity_BFCHW = None
+        if self.others is not None:
+            velocity_BFCHW = self._share(x_BFCHW, inputs, self.others)
+        elif self.exchange.rank > 0:
+            velocity_BFCHW = self.denoiser(x_BFCHW, inputs)
+        if inputs.keys_only:
+            self.exchange.keys_to_first(self.denoiser.cache, inputs.write_slots_F)
             return None
-        velocity_BFCHW = self._share(x_BFCHW, inputs, self.exchange)
-        return None if velocity_BFCHW is None else self.exchange.join(velocity_BFCHW)
+        # The keys of a noisy block need not go there: a later pass writes them again.
+        return self.exchange.velocity_to_first(velocity_BFCHW, x_BFCHW)
 
     def _share(self, x_BFCHW: Tensor, inputs: StepInputs, exchange: Exchange) -> Tensor | None:
         attend = ExchangedAttention(self.denoiser.attend_for(inputs), exchange)
-        return self.denoiser.run(exchange.band(x_BFCHW), inputs, attend)
+        velocity_BFCHW = self.denoiser.run(exchange.band(x_BFCHW), inputs, attend)
+        return None if velocity_BFCHW is None else exchange.join(velocity_BFCHW)
 
 
 class SequenceParallel(RolloutCallback):
@@ -80,15 +83,28 @@ class SequenceParallel(RolloutCallback):
             heads are divided by them. Equal ones by default; the first process also decodes.
         first_rests: Whether the first process leaves context updates and recaches to the others,
             which come while it decodes, and is sent the keys. The others keep those of all heads.
+        rested_steps: First denoising steps of a block that it leaves to them as well, if it rests;
+            fewer than a block has.
     """
 
     wrap_order = WrapOrder.KERNELS
 
-    def __init__(self, shares: Sequence[int] | None = None, first_rests: bool = False) -> None:
+    def __init__(
+        self,
+        shares: Sequence[int] | None = None,
+        first_rests: bool = False,
+        rested_steps: int = 0,
+    ) -> None:
         if shares is not None and (not shares or min(shares) < 1):
             raise UserError(f"shares must be positive numbers, got {list(shares)}")
+        if rested_steps < 0 or (rested_steps and not first_rests):
+            raise UserError(
+                f"rested_steps are steps that the first process rests in, got {rested_steps}: set "
+                "first_rests to true, or leave them out"
+            )
         self.shares = None if shares is None else tuple(shares)
         self.first_rests = first_rests
+        self.rested_steps = rested_steps
         self._exchange: Exchange | None = None
         self._others: Exchange | None = None
         self._group_of_others: dist.ProcessGroup | None = None
@@ -129,7 +145,13 @@ class SequenceParallel(RolloutCallback):
                 keeps_all=(True,) * (len(shares) - 1),
                 group=self._group_of_others.group_name,
             )
-        return replace(spec, is_shown=group.rank() == 0)
+        steps = len(spec.schedule.sigmas)
+        if self.rested_steps >= steps:
+            raise UserError(
+                f"a block has {steps} denoising steps, and the first process cannot rest in "
+                f"{self.rested_steps}: set rested_steps to at most {steps - 1}"
+            )
+        return replace(spec, is_shown=group.rank() == 0, steps_beside_decoding=self.rested_steps)
 
     def configure_caches(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, make: MakeCaches
@@ -150,11 +172,6 @@ class SequenceParallel(RolloutCallback):
             raise UserError(
                 f"{type(denoiser).__name__} cannot be shared by processes: leave out the callback "
                 "that brings it"
-            )
-        if self.first_rests and type(denoiser.cache) is not KVCache:
-            raise UserError(
-                f"the first process is sent plain keys, and a {type(denoiser.cache).__name__} has "
-                "others: leave first_rests out, or the callback that brings it"
             )
         return SharedDenoiser(denoiser, self._exchange, self.first_rests, self._others)
 

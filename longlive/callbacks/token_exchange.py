@@ -98,23 +98,45 @@ class Exchange:
         got = self._swap([[band_BFCHW]] * len(self.rows), shapes, band_BFCHW)
         return torch.cat([part for [part] in got], 3)
 
-    def bring_to_first(self, cache: KVCache, slots_F: Tensor) -> None:
+    def keys_to_first(self, cache: KVCache, slots_F: Tensor) -> None:
         """Copy what the second process has in some slots to the first one, of its heads.
 
         Args:
             cache: Of this process; the second one keeps all heads.
             slots_F: int64 slots on its device.
         """
-        sent: list[list[Tensor]] = [[] for _ in self.rows]
-        wanted: list[list[Shape]] = [[] for _ in self.rows]
+        shapes = cache.part_shapes(len(slots_F))
+        part = cache.part(slots_F, self.own(0)) if self.rank == 1 else ()
+        got = self._to_first(
+            part, shapes, part[0] if part else cache.part(slots_F[:0], slice(0))[0]
+        )
         if self.rank == 0:
-            layers, batch, _, tokens, heads, width = cache.k.shape
-            wanted[1] = [(layers, batch, len(slots_F), tokens, heads, width)] * 2
+            cache.put_part(slots_F, tuple(got))
+
+    def velocity_to_first(self, velocity_BFCHW: Tensor | None, like_BFCHW: Tensor) -> Tensor:
+        """Return the velocity that all processes but the first one have computed.
+
+        Args:
+            velocity_BFCHW: None in the first process.
+            like_BFCHW: Of the same shape and type.
+        """
+        part = (velocity_BFCHW,) if velocity_BFCHW is not None and self.rank == 1 else ()
+        got = self._to_first(part, [tuple(like_BFCHW.shape)], like_BFCHW)
+        if velocity_BFCHW is None:
+            return got[0]
+        return velocity_BFCHW
+
+    def _to_first(
+        self, part: Sequence[Tensor], shapes: Sequence[Shape], like: Tensor
+    ) -> list[Tensor]:
+        """Send tensors from the second process to the first one; the others take part."""
+        sent: list[Sequence[Tensor]] = [[] for _ in self.rows]
+        wanted: list[Sequence[Shape]] = [[] for _ in self.rows]
+        if self.rank == 0:
+            wanted[1] = shapes
         elif self.rank == 1:
-            sent[0] = [rows[..., self.own(0), :] for rows in cache.rows(slots_F)]
-        got = self._swap(sent, wanted, cache.k)
-        if self.rank == 0:
-            cache.put_rows(slots_F, tuple(got[1]))
+            sent[0] = part
+        return self._swap(sent, wanted, like)[1]
 
     def _all_tokens(self, *given: tuple[Tensor, Callable[[int], slice]]) -> tuple[Tensor, ...]:
         """Send each process its heads of tensors ``[B, L, N, D]``; all tokens of those here."""

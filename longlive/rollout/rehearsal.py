@@ -36,6 +36,7 @@ class PassKind(NamedTuple):
         is_relative: Whether keys are rotated when they are read.
         dropped: Leading latent frames that are not stored.
         keys_only: Whether there is no output.
+        is_beside_decoding: Whether a block is thought to be decoded meanwhile.
     """
 
     latents: tuple[int, ...]
@@ -45,6 +46,7 @@ class PassKind(NamedTuple):
     is_relative: bool
     dropped: int
     keys_only: bool
+    is_beside_decoding: bool
 
 
 def kind_of(x_BFCHW: Tensor, inputs: StepInputs) -> PassKind:
@@ -58,6 +60,7 @@ def kind_of(x_BFCHW: Tensor, inputs: StepInputs) -> PassKind:
         is_relative=inputs.seen_positions_S is not None,
         dropped=inputs.dropped,
         keys_only=inputs.keys_only,
+        is_beside_decoding=inputs.is_beside_decoding,
     )
 
 
@@ -114,8 +117,10 @@ def passes_of(state: RolloutState, like_BFCHW: Tensor) -> list[tuple[Tensor, Ste
         blocks = -(-window // block_frames) + 2
     spec = replace(
         state.spec,
-        schedule=DenoisingSchedule((1.0,)),
+        # All steps of a block are of one kind, or of two.
+        schedule=DenoisingSchedule((1.0, 0.5) if state.spec.steps_beside_decoding else (1.0,)),
         first_schedule=None,
+        steps_beside_decoding=min(1, state.spec.steps_beside_decoding),
         latent_frames=blocks * block_frames,
         cached_latent_frames=state.spec.slots,
     )
@@ -199,6 +204,7 @@ def rehearsal_key(spec: RolloutSpec) -> tuple[object, ...]:
         spec.recached_latent_frames,
         spec.updates_context,
         spec.first_frame_alone,
+        spec.steps_beside_decoding > 0,
         # Under global attention a longer video makes more kinds.
         spec.latent_frames if spec.window_latent_frames is None else None,
     )

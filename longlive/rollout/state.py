@@ -59,6 +59,8 @@ class RolloutSpec:
             the first time it is needed.
         preempts: Whether a prompt that is asked for while a block is denoised begins with that
             block, which is then begun again, and not with the next.
+        steps_beside_decoding: First denoising steps of a block that are thought to run while the
+            block before it is decoded: a hint for who divides the work of both.
         first_frame_alone: Whether the first latent frame of a video is denoised, and shown, before
             the rest of its block. It then knows nothing of them; a model that was not trained for
             it makes another video.
@@ -84,6 +86,7 @@ class RolloutSpec:
     recaches: bool = True
     rehearses: bool = False
     preempts: bool = False
+    steps_beside_decoding: int = 0
     first_frame_alone: bool = False
     is_shown: bool = True
 
@@ -169,6 +172,7 @@ class StepInputs:
         seen_positions_S: Relative positions only: rotary position of each slot that is read.
         dropped: Leading latent frames that are not stored.
         keys_only: Only the keys and values it stores are wanted.
+        is_beside_decoding: Whether the block before is thought to be decoded meanwhile.
     """
 
     timestep_BF: Tensor
@@ -178,6 +182,7 @@ class StepInputs:
     seen_positions_S: Tensor | None
     dropped: int
     keys_only: bool
+    is_beside_decoding: bool = False
 
 
 class Caches(NamedTuple):
@@ -340,7 +345,12 @@ class RolloutState:
             seen_positions_S=self.slots_on_device(plan.slot_positions) if relative else None,
             dropped=plan.dropped,
             keys_only=keys_only,
+            is_beside_decoding=keys_only or self._is_beside_decoding,
         )
+
+    @property
+    def _is_beside_decoding(self) -> bool:
+        return self.block_index > 0 and self.step_index < self.spec.steps_beside_decoding
 
     def slots_on_device(self, slots: tuple[int, ...]) -> Tensor:
         """Slots as an int64 tensor, cut from a table on the device instead of copied to it."""
