@@ -4,7 +4,8 @@ Machines drift: clocks fall as a GPU warms, neighbors come and go. So all varian
 warmed up first, and then every repeat runs each of them once, in an order that rotates from repeat
 to repeat. What a variant gains is the ratio to the baseline within a repeat, see
 :mod:`longlive.benchmark.ablation_report`. Graphs keep memory of their own, so many variants of a
-large model do not fit side by side: a matrix can ask for one after the other.
+large model do not fit side by side: a matrix can ask for one after the other, whose memory is then
+not compared.
 
 Every variant has a transformer and a decoder of its own, since optimizations change them in place;
 the text encoder, by far the largest part, is shared by those that leave it alone. The memory of a
@@ -238,7 +239,8 @@ class Ablation:
             started_s = time.perf_counter()
             row.runner.run(job)
             row.warm_up_s = (*row.warm_up_s, time.perf_counter() - started_s)
-        if gauge is not None:
+        # What the row before has left behind may go at any time.
+        if gauge is not None and self.matrix.interleaved:
             row.held_bytes = gauge.read().allocated - before + given_back
 
     def _share_text_encoder(self, model: LongLive, callbacks: Sequence[RolloutCallback]) -> int:

@@ -6,8 +6,8 @@ with the one what the other leaves idle. Whoever is shown the frames works in th
 who asks for ``Block.frames`` makes the main stream wait.
 
 The first latent frame of a video is one frame and a tenth of the work of a block. Decoded alone it
-is on the screen while the others are still being decoded; the transformer lets it pass, once. The
-first one under a new prompt can go the same way, for who has typed it.
+is on the screen while the others are still being decoded; the transformer lets it pass. The first
+one under a new prompt goes the same way, for who has typed it.
 
 The stream may be one of another GPU: then the two do not share what one GPU can do. Latents are
 copied there in a stream of their own. A copy between devices waits in both of its streams for what
@@ -168,7 +168,7 @@ class PipelineDecoding(Optimization):
         self,
         side_stream: bool = True,
         first_alone: bool = True,
-        prompt_alone: bool = False,
+        prompt_alone: bool = True,
         is_urgent: bool = False,
         device: str | None = None,
         required: bool = True,

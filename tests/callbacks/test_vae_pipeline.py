@@ -84,15 +84,16 @@ def test_only_the_first_latent_frame_of_a_video_is_alone():
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_if_asked_the_first_frames_under_a_new_prompt_are_alone_too(folder, captured):
+def test_the_first_frames_under_a_new_prompt_are_alone_too_unless_told_otherwise(folder, captured):
     timeline = PromptTimeline.switching((CIRCLE, "a small blue square"), [3])
     capture, recorder = CaptureDecoder(), TapeRecorder()
     capture.missing = lambda device: None
     capture._recorder = lambda device: recorder
     others = [capture] if captured else []
     whole, shown = Shown(), Shown()
-    list(model_of(folder).stream(timeline, callbacks=[*others, PipelineDecoding(), whole]))
-    callbacks = [*others, PipelineDecoding(prompt_alone=True), shown]
+    together = PipelineDecoding(prompt_alone=False)
+    list(model_of(folder).stream(timeline, callbacks=[*others, together, whole]))
+    callbacks = [*others, PipelineDecoding(), shown]
     model = model_of(folder)
     blocks = model.stream(timeline, callbacks=callbacks)
     rehearsed = recorder.count
