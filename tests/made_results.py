@@ -142,7 +142,9 @@ def rollout(iteration: int, blocks: int = BLOCKS, speed: float = 1.0) -> Rollout
 
 
 def steady(rollout: RolloutSample) -> list[BlockSample]:
-    return [block for block in rollout.blocks if block.index >= 3 and not block.switches]
+    near = [block.index for block in rollout.blocks if block.switches]
+    near += [index - 1 for index in near]
+    return [block for block in rollout.blocks if block.index >= 3 and block.index not in near]
 
 
 def figures(rollouts: list[RolloutSample]) -> dict[str, Figure]:

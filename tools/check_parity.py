@@ -222,7 +222,7 @@ def check_rollout(case: Case) -> None:
         keeps_sink=config.get("global_sink", True),
         context_sigma=config.get("context_noise", 0) / 1000,
         batch=config["batch"],
-        recaches_unread=True,
+        computes_unread=True,
     )
     state = RolloutState.allocate(spec, dit.config, case.dtype, torch.device("cpu"))
     plain = PlainDenoiser(dit, state.cache, state.cross_cache, spec.geometry, sdpa_attention)

@@ -148,6 +148,7 @@ class BenchmarkConfig:
 
     def _check_switches(self, switched: Sequence[int], blocks: int) -> None:
         steady = set(range(FIRST_STEADY_BLOCK, blocks)) - set(switched)
+        steady -= {block - 1 for block in switched}
         if len(steady) < FEWEST_STEADY_BLOCKS:
             raise UserError(
                 f"{len(switched)} prompt switches leave {len(steady)} steady block(s) of {blocks}, "

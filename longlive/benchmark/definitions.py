@@ -23,7 +23,9 @@ class Definition:
     group: str
 
 
-_STEADY = "steady blocks: index 3 and later, none with a prompt switch; all plain rollouts"
+_STEADY = (
+    "steady blocks: index 3 and later, none with a prompt switch or before one; all plain rollouts"
+)
 _ALONE = "latents-only rollouts instead where plain ones decode beside the transformer"
 
 DEFINITIONS = {
@@ -142,8 +144,9 @@ DEFINITIONS = {
         "added by a prompt switch",
         "ms",
         "lower",
-        "period of a block with a planned switch, less the median steady period of its rollout; "
-        "block 3 and later",
+        "periods of a block with a planned switch and of the one before it, which the switch "
+        "spares its context update, less twice the median steady period of its rollout; block 4 "
+        "and later (block 3, or one after another switch: its period alone)",
         "prompt switch",
     ),
     "prompt_to_pixel_ms": Definition(

@@ -6,6 +6,7 @@ are in ms.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from longlive.benchmark.distribution import median
 from longlive.benchmark.playout import Playout, play
@@ -41,11 +42,15 @@ class Split:
 
 
 def steady_blocks(rollout: RolloutSample) -> list[BlockSample]:
-    """Blocks 3 and later, without those that begin with a prompt switch."""
+    """Blocks 3 and later, without those that begin with a prompt switch or come before one.
+
+    The block before a switch is short of its context update, if the switch is known in time.
+    """
+    following = [*(block.switches for block in rollout.blocks[1:]), False]
     return [
         block
-        for block in rollout.blocks
-        if block.index >= FIRST_STEADY_BLOCK and not block.switches
+        for block, is_before_switch in zip(rollout.blocks, following, strict=True)
+        if block.index >= FIRST_STEADY_BLOCK and not block.switches and not is_before_switch
     ]
 
 
@@ -145,16 +150,22 @@ def switches_from_border(rollout: RolloutSample) -> list[Split]:
 
 
 def switches_added_ms(rollout: RolloutSample) -> list[float]:
-    """Period of each block with a switch, less the median steady period of the same rollout."""
+    """What each switch adds to the periods of its block and of the block before it.
+
+    Both are compared with the median steady period of the same rollout. Where the block before is
+    none to compare (the window was filling, or it had a switch itself), its own block alone counts.
+    """
     steady = steady_blocks(rollout)
     if not steady:
         return []
     usual_ms = median([block.period_ms for block in steady])
-    return [
-        block.period_ms - usual_ms
-        for block in rollout.blocks
-        if block.switches and block.index >= FIRST_STEADY_BLOCK
-    ]
+    added = []
+    for before, block in pairwise(rollout.blocks):
+        if not block.switches or block.index < FIRST_STEADY_BLOCK:
+            continue
+        alike = before.index >= FIRST_STEADY_BLOCK and not before.switches
+        added.append(block.period_ms - usual_ms + (before.period_ms - usual_ms if alike else 0.0))
+    return added
 
 
 def jitter(periods_ms: Sequence[float], percentile_ms: float) -> float:

@@ -26,6 +26,10 @@ from longlive.rollout.hooks import WrapOrder
 from longlive.rollout.rehearsal import rehearsal_key
 from longlive.rollout.state import RolloutSpec
 
+_MOST_KINDS = 32
+# Passes that processes share are others than those that one computes alone; past torch's own limit
+# a layer runs as it is, and nothing says so.
+
 
 class CompileLayers(Optimization):
     """Compiles each transformer layer in place, in training and in a rollout.
@@ -81,6 +85,8 @@ class CompileLayers(Optimization):
     def _compile(self, pl_module: pl.LightningModule, dynamic: bool | None) -> None:
         # Only torch's own backend has modes.
         mode = self.mode if self.backend == "inductor" else None
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(limit, _MOST_KINDS)
         for layer in (layer for dit in parts_of(pl_module, DiT) for layer in dit.layers):
             # Compiling again would drop nothing, and wrap the wrapper.
             if layer._compiled_call_impl is None:

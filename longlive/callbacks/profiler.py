@@ -22,6 +22,7 @@ from longlive.callbacks.rollout_recording import (
     RolloutRecording,
 )
 from longlive.errors import UserError
+from longlive.metrics.regions import RegionRecorder
 from longlive.metrics.rollout_profile import RolloutProfile, step_name
 from longlive.rollout.hooks import RolloutCallback, WrapOrder
 from longlive.rollout.state import RolloutSpec, RolloutState
@@ -212,18 +213,20 @@ class LongLiveProfiler(RolloutCallback):
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
         if recorder := self._recording.of(state):
-            if recorder.current == DECODE:
-                # Nobody has decoded: the latents themselves were wanted.
-                recorder.cancel()
-            recorder.close_through(OUTPUT)
+            _end_output(recorder)
             recorder.open(CONTEXT)
 
     def on_block_end(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
         if recorder := self._recording.of(state):
+            # Before a prompt that replaces its keys a block has none.
+            has_update = recorder.current == CONTEXT
+            if not has_update:
+                _end_output(recorder)
             recorder.close_through(BLOCK)
-            self._recording.count_pass()
+            if has_update:
+                self._recording.count_pass()
 
     def on_rollout_end(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
@@ -262,6 +265,13 @@ def report(profiler: LongLiveProfiler, from_block: int = 0) -> str:
         from_block: First block that counts; 3 for the steady state.
     """
     return profiler.profile().report(from_block)
+
+
+def _end_output(recorder: RegionRecorder) -> None:
+    if recorder.current == DECODE:
+        # Nobody has decoded: the latents themselves were wanted.
+        recorder.cancel()
+    recorder.close_through(OUTPUT)
 
 
 def _device_of(pl_module: pl.LightningModule) -> torch.device:

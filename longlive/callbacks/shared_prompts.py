@@ -42,6 +42,10 @@ class SharedPrompts:
         """Move to a block, in all processes; return the prompt that becomes active, if any."""
         return self._share(lambda: self._prompts.advance(block_start_latent_frame))
 
+    def expects(self, block_start_latent_frame: int) -> bool:
+        """Never, so that nobody has to be asked; it would save a context update."""
+        return False
+
     def preempt(self) -> str | None:
         """Let a prompt begin with the block at hand, in all processes; return it, if any."""
         return self._share(self._prompts.preempt)

@@ -165,7 +165,12 @@ class Maker:
         self._setup = setup
         self._model.spec = setup.apply(self._base_spec, self._model.shift)
         stream = self._model.stream(
-            LivePrompts(self._begin_block, self._preempted_block, self._model.block_latent_frames),
+            LivePrompts(
+                self._begin_block,
+                self._has_prompt,
+                self._preempted_block,
+                self._model.block_latent_frames,
+            ),
             seed=self._seed_of,
             latent_frames=None,
             callbacks=[*self._callbacks, _Gate(self)],
@@ -244,6 +249,11 @@ class Maker:
         """The loop is about to ask for the last time for a prompt for the block at hand."""
         with self._changed:
             self._video.is_open = False
+
+    def _has_prompt(self, block: int) -> bool:
+        with self._changed:
+            tree = self._video.tree
+            return tree is not None and tree.event_at(tree.current, block) is not None
 
     def _preempted_block(self) -> int | None:
         with self._changed:

@@ -43,7 +43,8 @@ def stream_blocks(
     """Denoise block after block and yield each block's clean latents.
 
     A block is yielded before its context update, so that a viewer need not wait for it; the update
-    runs when the next block is asked for. A change of prompt takes effect at the next block start;
+    runs when the next block is asked for, unless a prompt is known by then that replaces what it
+    would store. A change of prompt takes effect at the next block start;
     if ``state.spec.preempts``, the block at hand is given up for it between two denoising steps and
     begun again, see :mod:`longlive.rollout.preemption`.
 
@@ -75,14 +76,15 @@ def stream_blocks(
 
     try:
         hooks.call("on_rollout_start", state)
-        blocks = state.spec.blocks
+        blocks, frames = state.spec.blocks, state.spec.geometry.block_latent_frames
         block_index = 0
         while blocks is None or block_index < blocks:
-            state.block_index, state.part_index = block_index, 0
-            border = BlockBorder.of(state)
-            prompt = prompts.advance(state.block_start)
+            prompt = prompts.advance(block_index * frames)
             if block_index == 0:
                 prompt = prompts.prompt
+            settle_block(state, denoiser, prompt, prompts.transition)
+            state.block_index, state.part_index = block_index, 0
+            border = BlockBorder.of(state)
             begin(prompt)
             preempt = prompts.preempt if state.spec.preempts else _never
             try:
@@ -93,8 +95,7 @@ def stream_blocks(
                 begin(preempted.prompt)
                 x0_BFCHW = next_block(state, denoiser, noise, hooks, _never, on_part)
             yield x0_BFCHW
-            if state.spec.updates_context:
-                update_context(state, denoiser, x0_BFCHW, hooks)
+            finish_block(state, denoiser, x0_BFCHW, prompts, hooks)
             hooks.call("on_block_end", state)
             block_index = state.block_index + 1
     finally:
@@ -140,6 +141,37 @@ def next_block(
     state.recent.append(x0_BFCHW.detach())
     hooks.call("on_latents_ready", state, x0_BFCHW)
     return x0_BFCHW
+
+
+def finish_block(
+    state: RolloutState,
+    denoiser: Denoiser,
+    x0_BFCHW: Tensor,
+    prompts: Prompts,
+    hooks: RolloutHooks,
+) -> None:
+    """Store the clean keys of the block at hand, unless a prompt is expected to replace them."""
+    if not state.spec.updates_context:
+        return
+    next_start = state.block_start + state.spec.geometry.block_latent_frames
+    if not state.spec.computes_unread and prompts.expects(next_start):
+        state.unstored = x0_BFCHW
+    else:
+        update_context(state, denoiser, x0_BFCHW, hooks)
+
+
+def settle_block(
+    state: RolloutState, denoiser: Denoiser, prompt: str | None, transition: Transition
+) -> None:
+    """Store what :func:`finish_block` has left, if the prompt that begins now leaves it, too.
+
+    A cut forgets the window, and a recache writes the newest blocks again, even one of a part. A
+    blend does neither, nor does a prompt that was withdrawn.
+    """
+    x0_BFCHW, state.unstored = state.unstored, None
+    rewrites = transition.kind == "cut" or (transition.kind == "switch" and state.spec.recaches)
+    if x0_BFCHW is not None and not (prompt is not None and rewrites):
+        store_clean_keys(state, denoiser, x0_BFCHW[:, state.part])
 
 
 def update_context(
@@ -253,7 +285,7 @@ def recache(state: RolloutState, denoiser: Denoiser) -> None:
     reference, which builds a mask for this call and never uses it. No noise is drawn.
 
     A protected sink drops the first frames of the call, and nothing else sees them; they are left
-    out unless ``spec.recaches_unread``.
+    out unless ``spec.computes_unread``.
 
     If fewer frames than the window's are wanted, the newest are rebuilt. They see the others, sink
     included, whose keys and values stay those of the prompts they were made under.
@@ -265,7 +297,7 @@ def recache(state: RolloutState, denoiser: Denoiser) -> None:
     # A recache of a part does not move the sink: half of an old one and half of a new one is none.
     protects_sink = state.spec.keeps_sink or frames < whole
     plan = state.window.plan(known - frames, frames, protects_sink=protects_sink)
-    call = plan if state.spec.recaches_unread else without_dropped(plan)
+    call = plan if state.spec.computes_unread else without_dropped(plan)
     latents_BFCHW = torch.cat(list(state.recent), 1)[:, -call.frames :]
     denoiser(latents_BFCHW, state.step_inputs(call, state.spec.context_sigma, keys_only=True))
     state.window.commit(plan)

@@ -38,6 +38,10 @@ class Prompts(Protocol):
         """Ask for a prompt from the next block on; safe to call from any thread."""
         ...
 
+    def expects(self, block_start_latent_frame: int, /) -> bool:
+        """Whether a prompt is known that begins with that block; it may still be withdrawn."""
+        ...
+
     def preempt(self) -> str | None:
         """Let a prompt that was asked for begin with the block at hand; return it, if any.
 
@@ -226,6 +230,13 @@ class PromptCursor:
                     self._history.clear()
                 self._history.append((block_start_latent_frame, prompt))
             return prompt
+
+    def expects(self, block_start_latent_frame: int) -> bool:
+        """Whether a prompt is known that begins with that block; it may still be withdrawn."""
+        with self._lock:
+            if self._requested not in (None, self._history[-1][1]):
+                return True
+            return bool(self._planned) and self._planned[0][0] <= block_start_latent_frame
 
     def preempt(self) -> str | None:
         """Let the requested prompt begin with the block at hand; return it, if any.

@@ -85,6 +85,10 @@ class _SwitchEveryBlock:
     def advance(self, block_start_latent_frame: int, /) -> str | None:
         return ""
 
+    def expects(self, block_start_latent_frame: int, /) -> bool:
+        # Or there would be no context updates.
+        return False
+
     def request(self, prompt: str, /) -> None:
         """Nobody asks."""
 
@@ -200,7 +204,7 @@ def rehearsal_key(spec: RolloutSpec) -> tuple[object, ...]:
         spec.positions,
         spec.keeps_sink,
         spec.network_batch,
-        spec.recaches_unread,
+        spec.computes_unread,
         spec.recached_latent_frames,
         spec.updates_context,
         spec.first_frame_alone,

@@ -45,6 +45,7 @@ class RolloutSnapshot:
         blend: The blend under way, if any.
         window: ``origin``, ``end``, ``filled`` and ``head`` of the slot window.
         recent: Clean latents of the window; shared, since nobody changes them.
+        unstored: Those of the block, if its clean keys are not stored; shared.
         keys_values: Copies of the slots in use.
         text: Copies of the prompt's keys and values.
         decoder: What the decoder remembers.
@@ -56,6 +57,7 @@ class RolloutSnapshot:
     blend: Blend | None
     window: tuple[int, int, int, int]
     recent: tuple[Tensor, ...]
+    unstored: Tensor | None
     keys_values: tuple[Tensor, ...]
     text: list[tuple[Tensor, Tensor]]
     decoder: Any
@@ -76,6 +78,7 @@ def take_snapshot(state: RolloutState, decoder: RewindableDecoder) -> RolloutSna
         blend=state.blend,
         window=state.window.mark,
         recent=tuple(state.recent),
+        unstored=state.unstored,
         # A window that is not full fills a prefix of the slots.
         keys_values=state.cache.snapshot(state.window.filled),
         text=state.cross_cache.snapshot(),
@@ -92,6 +95,8 @@ def restore_snapshot(
     state.mixture = snapshot.mixture
     state.blend = snapshot.blend
     state.window.go_to(snapshot.window)
+    state.part_index = len(state.spec.parts_of(state.block_index)) - 1
+    state.unstored = snapshot.unstored
     state.recent.clear()
     state.recent.extend(snapshot.recent)
     state.cache.restore(snapshot.keys_values)

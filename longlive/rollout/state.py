@@ -44,8 +44,10 @@ class RolloutSpec:
         batch: Videos denoised side by side.
         cached_latent_frames: Room in the KV cache, if more than the window: training keeps the
             frames of a whole chunk, so that a backward pass finds what its forward pass saw.
-        recaches_unread: Whether a recache also runs the frames whose keys a protected sink drops,
-            as the reference does. Nothing reads them, so leaving them out changes no number.
+        computes_unread: Whether keys that nothing reads are computed all the same, as the reference
+            does: in a recache those of frames that a protected sink drops, and in a context update
+            those that the recache of a prompt that is known by then replaces. Leaving them out
+            changes no number.
         recached_latent_frames: Latent frames that a recache runs, if not those of the window: the
             reference's training runs a whole chunk; fewer than the window rebuild its newest
             alone, which is an approximation.
@@ -79,7 +81,7 @@ class RolloutSpec:
     context_sigma: float = 0.0
     batch: int = 1
     cached_latent_frames: int | None = None
-    recaches_unread: bool = False
+    computes_unread: bool = False
     recached_latent_frames: int | None = None
     first_schedule: DenoisingSchedule | None = None
     updates_context: bool = True
@@ -263,6 +265,8 @@ class RolloutState:
         block_index: The block at hand.
         part_index: The part of it at hand; most blocks are one.
         step_index: The denoising step at hand.
+        unstored: Clean latents of the block at hand, once it is over and if its clean keys are not
+            stored, since a prompt is expected to replace them.
     """
 
     spec: RolloutSpec
@@ -277,6 +281,7 @@ class RolloutState:
     block_index: int = 0
     part_index: int = 0
     step_index: int = 0
+    unstored: Tensor | None = None
     _slot_ids: Tensor | None = None
 
     @classmethod

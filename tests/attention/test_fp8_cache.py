@@ -74,6 +74,9 @@ class OnePrompt:
     prompt = "a"
     transition = SWITCH
 
+    def expects(self, start: int) -> bool:
+        return False
+
     def advance(self, start: int) -> str | None:
         return None if start else "a"
 

@@ -173,8 +173,8 @@ def test_a_row_that_cannot_run_says_why_and_the_others_go_on(ablation):
     assert [row.name for row in measured] == ["6", "9"]
     for row in measured:
         assert {len(values) for values in row.samples.values()} == {3}
-        # Eight blocks, three of them too early and one with a switch.
-        assert [len(periods) for periods in row.block_periods_ms] == [4, 4, 4]
+        # Eight blocks, three of them too early, one with a switch and one before it.
+        assert [len(periods) for periods in row.block_periods_ms] == [3, 3, 3]
     assert measured[1].settings["window_latent_frames"] == 9
     wanted = {name for name in FIGURES if name != "peak_memory_bytes"}
     assert wanted <= measured[0].samples.keys()

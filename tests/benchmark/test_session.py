@@ -169,7 +169,9 @@ def test_parts_happen_where_they_belong(model):
     for block in sample.blocks:
         assert (block.parts_ms[TEXT] > 0) == (block.index in (0, 4))
         assert (block.parts_ms[RECACHE] > 0) == (block.index == 4)
-        assert min(block.parts_ms[part] for part in (DIFFUSION, DECODE, COPY, CONTEXT)) > 0
+        assert min(block.parts_ms[part] for part in (DIFFUSION, DECODE, COPY)) > 0
+        # What it would store is replaced by the recache after it.
+        assert (block.parts_ms[CONTEXT] > 0) == (block.index != 3)
         assert block.start_ms < block.on_host_ms
     assert sample.blocks[0].start_ms == sample.initialization_ms
     for before, after in zip(sample.blocks, sample.blocks[1:], strict=False):

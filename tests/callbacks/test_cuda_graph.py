@@ -148,6 +148,9 @@ class OnePrompt:
     prompt = CIRCLE
     transition = SWITCH
 
+    def expects(self, block_start_latent_frame, /):
+        return False
+
     def advance(self, block_start_latent_frame, /):
         return None
 

@@ -53,7 +53,7 @@ def rehearsed(asked: RolloutSpec) -> list[PassKind]:
         {"sink_latent_frames": 0},
         {"sink_latent_frames": 1, "window_latent_frames": 8},
         {"keeps_sink": False},
-        {"recaches_unread": True},
+        {"computes_unread": True},
         {"recached_latent_frames": 2},
         {"recached_latent_frames": 4},
         {"recached_latent_frames": 2, "window_latent_frames": None},

@@ -50,6 +50,9 @@ class Script:
         self.prompts = {start: (prompt, how) for start, prompt, how in prompts}
         self.prompt, self.transition = "a", SWITCH
 
+    def expects(self, start: int) -> bool:
+        return start in self.prompts
+
     def advance(self, start: int) -> str | None:
         if start not in self.prompts:
             self.prompt = self.prompt if start else "a"

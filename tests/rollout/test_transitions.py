@@ -63,7 +63,7 @@ def test_a_blend_over_one_block_is_a_switch_without_a_recache():
     assert torch.equal(blended[:, :4], switched[:, :4])
     assert not torch.equal(blended[:, 4:6], switched[:, 4:6])
     # Without history there is nothing to recache: then they are the same.
-    run = Rollout(dit, spec(), timeline((4, "b", Transition())))
+    run = Rollout(dit, spec(computes_unread=True), timeline((4, "b", Transition())))
     run.denoiser = _without_recaches(run.denoiser)
     with torch.no_grad():
         assert torch.equal(blended, torch.cat(list(run.stream()), 1))
