@@ -139,7 +139,8 @@ def test_a_second_start_finds_the_kernels_of_the_first(folder, tmp_path, monkeyp
     if compiler_missing(torch.device("cpu"), "inductor"):
         pytest.skip("needs a C++ compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    for kernels_found in (0, 3):
+    for kernels_found in (0, 1):
         torch._dynamo.reset()
-        model_of(folder).stream(CIRCLE, callbacks=[CompileLayers()])
+        # A first block is one compilation; all kinds of passes would be three.
+        next(iter(model_of(folder).stream(CIRCLE, callbacks=[CompileLayers(rehearses=False)])))
         assert counters["inductor"]["fxgraph_cache_hit"] == kernels_found

@@ -74,8 +74,9 @@ def test_a_fused_rollout_with_a_prompt_switch_equals_the_plain_one(folder, chang
     expected = latents(model)
     assert not calls
     torch.testing.assert_close(latents(model, FuseLayers()), expected)
-    # In both layers of a denoising step, in the first one of a context update and of the recache.
-    assert len(calls) == 5 * (2 * 2 + 1) + 1
+    # In both layers of a denoising step, in the first one of a context update and of the recache;
+    # before that there is no context update.
+    assert len(calls) == 5 * 2 * 2 + 4 + 1
     assert set(calls) == {changes.get("positions") != "relative"}
 
 

@@ -99,7 +99,8 @@ def test_the_first_frames_under_a_new_prompt_are_alone_too_unless_told_otherwise
     rehearsed = recorder.count
     list(blocks)
     assert shown.diary == [
-        *("1 frames", "8 frames", "update"),
+        # No context update before a prompt.
+        *("1 frames", "8 frames"),
         *("4 frames", "8 frames", "update"),
         *("12 frames", "update"),
     ]

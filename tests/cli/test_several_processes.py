@@ -113,8 +113,9 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-@pytest.mark.parametrize("overlay", ["videos.yaml", "sequence.yaml"])
-@pytest.mark.parametrize("victim", ["first", "second"])
+@pytest.mark.parametrize(
+    ("overlay", "victim"), [("videos.yaml", "second"), ("sequence.yaml", "first")]
+)
 def test_a_process_that_dies_ends_the_run_within_a_minute_and_is_named(
     weights, tmp_path, overlay, victim
 ):

@@ -46,7 +46,7 @@ def test_there_is_a_config_for_every_question():
     names = {path.stem for path in CONFIGS}
     assert names == {
         *("fast_start", "folder", "interactive", "long", "precision", "shapes"),
-        *("students", "tradeoff", "vbench"),
+        *("students", "switch", "tradeoff", "vbench"),
     }
 
 

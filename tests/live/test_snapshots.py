@@ -9,7 +9,8 @@ from longlive.rollout.snapshot import RolloutSnapshot
 
 def snapshot(mebibytes: int = 1) -> RolloutSnapshot:
     keys = torch.zeros(mebibytes * 2**20 // 4)
-    return RolloutSnapshot(0, "", (), None, (0, 0, 0, 0), (), (keys, torch.zeros(0)), [], None)
+    held = (keys, torch.zeros(0))
+    return RolloutSnapshot(0, "", (), None, (0, 0, 0, 0), (), None, held, [], None)
 
 
 def fill(store: SnapshotStore, blocks: range, owner: int = 0, pins: tuple[int, ...] = ()) -> None:
