@@ -71,7 +71,8 @@ class Fp8LayerCache(LayerCache):
         """Cut what :meth:`update` returns down to some heads."""
         k, v, shift, scale, *others = seen
         cut = k[:, heads], v[:, heads], shift[:, :, heads], scale[:, :, heads]
-        # Shift and scale are small; keys and values lie together as they are for one video.
+        # Shift and scale are small, and keys and values of one video lie together as they are;
+        # those of several videos are copied.
         return *(x.contiguous() for x in cut), *others
 
     def kernel(self, attention: Attention) -> Any:
@@ -160,6 +161,11 @@ class Fp8Cache(KVCache):
         rows = (rows[:, :, heads] for rows in self.rows(slots_F))
         numbers = self.shift[..., heads, :], self.scale[..., heads]
         return *rows, *(number.contiguous().view(torch.uint8) for number in numbers)
+
+    @property
+    def part_dtype(self) -> torch.dtype:
+        """Type of what :meth:`part` returns."""
+        return torch.uint8
 
     def part_shapes(self, slots: int) -> list[tuple[int, ...]]:
         """Shapes of what :meth:`part` returns of all heads that are here."""

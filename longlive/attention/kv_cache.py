@@ -175,6 +175,11 @@ class KVCache:
         """Copy some heads of some slots, with all that it takes to read them, in one type."""
         return tuple(rows[..., heads, :] for rows in self.rows(slots_F))
 
+    @property
+    def part_dtype(self) -> torch.dtype:
+        """Type of what :meth:`part` returns."""
+        return self.k.dtype
+
     def part_shapes(self, slots: int) -> list[tuple[int, ...]]:
         """Shapes of what :meth:`part` returns of all heads that are here."""
         layers, batch, _, *of_slot = self.k.shape

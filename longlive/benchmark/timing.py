@@ -34,7 +34,7 @@ _SPANS = {
     TEXT: ("text begins", "text ends"),
     RECACHE: ("text ends", "recache ends"),
     DIFFUSION: ("block begins", "clean"),
-    CONTEXT: ("context begins", "block ends"),
+    CONTEXT: ("context begins", "context ends"),
 }
 
 
@@ -201,7 +201,12 @@ class BlockTimer(RolloutCallback):
     def on_context_update_start(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
-        self._note("context begins")
+        self._note_update("context begins")
+
+    def on_context_update_end(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        self._note_update("context ends")
 
     def on_block_end(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
@@ -214,6 +219,11 @@ class BlockTimer(RolloutCallback):
         if not self._blocks or self._blocks[-1].index != state.block_index:
             self._blocks.append(_Block(state.block_index))
         return self._blocks[-1]
+
+    def _note_update(self, moment: str) -> None:
+        # One that comes when the block has ended is in what is left of the next one.
+        if "block ends" not in self._blocks[-1].moments:
+            self._note(moment)
 
     def _note(self, moment: str) -> None:
         self._blocks[-1].moments[moment] = self._stamp()

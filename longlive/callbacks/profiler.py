@@ -169,6 +169,7 @@ class LongLiveProfiler(RolloutCallback):
         sigma: float,
     ) -> None:
         if recorder := self._recording.of(state):
+            _end_output(recorder)
             recorder.open(step_name(sigma))
 
     def on_denoise_step_end(
@@ -187,6 +188,16 @@ class LongLiveProfiler(RolloutCallback):
     ) -> None:
         if recorder := self._recording.of(state):
             recorder.cut()
+
+    def on_part_ready(
+        self,
+        trainer: pl.Trainer | None,
+        pl_module: pl.LightningModule,
+        state: RolloutState,
+        x0_BFCHW: Tensor,
+    ) -> None:
+        if recorder := self._recording.of(state):
+            recorder.open(DECODE)
 
     def on_latents_ready(
         self,
@@ -216,17 +227,20 @@ class LongLiveProfiler(RolloutCallback):
             _end_output(recorder)
             recorder.open(CONTEXT)
 
+    def on_context_update_end(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        if recorder := self._recording.of(state):
+            recorder.close_through(CONTEXT)
+            self._recording.count_pass()
+
     def on_block_end(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
         if recorder := self._recording.of(state):
-            # Before a prompt that replaces its keys a block has none.
-            has_update = recorder.current == CONTEXT
-            if not has_update:
-                _end_output(recorder)
+            # Before a prompt that replaces its keys a block has no context update.
+            _end_output(recorder)
             recorder.close_through(BLOCK)
-            if has_update:
-                self._recording.count_pass()
 
     def on_rollout_end(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState

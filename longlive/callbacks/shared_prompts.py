@@ -42,9 +42,13 @@ class SharedPrompts:
         """Move to a block, in all processes; return the prompt that becomes active, if any."""
         return self._share(lambda: self._prompts.advance(block_start_latent_frame))
 
-    def expects(self, block_start_latent_frame: int) -> bool:
-        """Never, so that nobody has to be asked; it would save a context update."""
-        return False
+    def expects(self, block_start_latent_frame: int) -> Transition | None:
+        """How a prompt will begin with that block, in all processes, if one is known."""
+        message: list[Any] = [None]
+        if self._group.rank() == 0:
+            message = [self._prompts.expects(block_start_latent_frame)]
+        dist.broadcast_object_list(message, group=self._group, group_src=0)
+        return cast(Transition | None, message[0])
 
     def preempt(self) -> str | None:
         """Let a prompt begin with the block at hand, in all processes; return it, if any."""

@@ -107,9 +107,7 @@ class Exchange:
         """
         shapes = cache.part_shapes(len(slots_F))
         part = cache.part(slots_F, self.own(0)) if self.rank == 1 else ()
-        got = self._to_first(
-            part, shapes, part[0] if part else cache.part(slots_F[:0], slice(0))[0]
-        )
+        got = self._to_first(part, shapes, cache.k.new_empty(0, dtype=cache.part_dtype))
         if self.rank == 0:
             cache.put_part(slots_F, tuple(got))
 
@@ -120,6 +118,7 @@ class Exchange:
             velocity_BFCHW: None in the first process.
             like_BFCHW: Of the same shape and type.
         """
+        assert velocity_BFCHW is None or velocity_BFCHW.dtype == like_BFCHW.dtype
         part = (velocity_BFCHW,) if velocity_BFCHW is not None and self.rank == 1 else ()
         got = self._to_first(part, [tuple(like_BFCHW.shape)], like_BFCHW)
         if velocity_BFCHW is None:

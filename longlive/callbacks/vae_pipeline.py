@@ -1,4 +1,4 @@
-"""Decoding beside the transformer, and the first frame before the rest of its block.
+"""Decoding beside the transformer, and the first frames that somebody waits for before the rest.
 
 A block's frames depend on its clean latents and on nothing that the transformer does next. So they
 are made in a stream of their own while the context update and the next block run: the GPU fills
@@ -146,10 +146,10 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 class PipelineDecoding(Optimization):
-    """Decodes in a stream of its own, perhaps on another GPU, and the first latent frame alone.
+    """Decodes in a stream of its own, perhaps on another GPU, and what is awaited before the rest.
 
-    Numerics: exact up to rounding; the first block is cut in two, and convolutions of other shapes
-    sum in another order.
+    Numerics: exact up to rounding; the first block of a video and those under new prompts are cut
+    in two, and convolutions of other shapes sum in another order.
 
     Args:
         side_stream: Whether to decode in a stream of its own; without CUDA there is only one.

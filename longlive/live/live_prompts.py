@@ -10,7 +10,7 @@ class LivePrompts:
 
     Args:
         begin_block: Told that a block begins; gives the prompt that begins with it, if one does.
-        has_prompt: Whether one is known that begins with a block.
+        expected_transition: How a prompt begins that is known to begin with a block, if one is.
         preempted_block: The block at hand, if a prompt was asked for that it has to begin with.
         block_latent_frames: Latent frames of a block.
     """
@@ -18,12 +18,12 @@ class LivePrompts:
     def __init__(
         self,
         begin_block: Callable[[int], tuple[str, Transition] | None],
-        has_prompt: Callable[[int], bool],
+        expected_transition: Callable[[int], Transition | None],
         preempted_block: Callable[[], int | None],
         block_latent_frames: int,
     ) -> None:
         self._begin_block = begin_block
-        self._has_prompt = has_prompt
+        self._expected_transition = expected_transition
         self._preempted_block = preempted_block
         self._block_latent_frames = block_latent_frames
         self.prompt = ""
@@ -37,9 +37,9 @@ class LivePrompts:
         self.prompt, self.transition = found
         return self.prompt
 
-    def expects(self, block_start_latent_frame: int, /) -> bool:
-        """Whether a prompt is known that begins with that block; it may still be withdrawn."""
-        return self._has_prompt(block_start_latent_frame // self._block_latent_frames)
+    def expects(self, block_start_latent_frame: int, /) -> Transition | None:
+        """How a prompt will begin with that block, if one is known; it may still be withdrawn."""
+        return self._expected_transition(block_start_latent_frame // self._block_latent_frames)
 
     def request(self, prompt: str, /) -> None:
         """Prompts are asked for through the engine, which knows the branches."""

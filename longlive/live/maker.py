@@ -167,7 +167,7 @@ class Maker:
         stream = self._model.stream(
             LivePrompts(
                 self._begin_block,
-                self._has_prompt,
+                self._expected_transition,
                 self._preempted_block,
                 self._model.block_latent_frames,
             ),
@@ -211,7 +211,7 @@ class Maker:
         self._wait(state)
 
     def leave_block(self, state: RolloutState) -> None:
-        """A block's keys are stored: keep the state, and wait until the next may begin."""
+        """A block is over: keep the state, and wait until the next may begin."""
         self._keep(state)
         self._wait(state)
 
@@ -243,17 +243,19 @@ class Maker:
     @property
     def _can_preempt(self) -> bool:
         state = self._state
-        return state is not None and state.spec.preempts and len(state.schedule.sigmas) > 1
+        # Block 0, which may have steps of its own, begins with a prompt and is never given up.
+        return state is not None and state.spec.preempts and len(state.spec.schedule.sigmas) > 1
 
     def close_block(self) -> None:
         """The loop is about to ask for the last time for a prompt for the block at hand."""
         with self._changed:
             self._video.is_open = False
 
-    def _has_prompt(self, block: int) -> bool:
+    def _expected_transition(self, block: int) -> Transition | None:
         with self._changed:
             tree = self._video.tree
-            return tree is not None and tree.event_at(tree.current, block) is not None
+            event = None if tree is None else tree.event_at(tree.current, block)
+            return None if event is None else event.transition
 
     def _preempted_block(self) -> int | None:
         with self._changed:

@@ -155,12 +155,21 @@ class RolloutCallback(pl.Callback):
     def on_context_update_start(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
-        """Called before the pass that stores the clean keys; the block has been decoded."""
+        """Called before the pass that stores the clean keys; the block has been decoded.
+
+        There is none before a prompt that is known to replace them, and one more after the first
+        part of a block in parts. If a prompt is withdrawn it comes when the block has ended.
+        """
+
+    def on_context_update_end(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        """Called when they are stored."""
 
     def on_block_end(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:
-        """Called when a block's clean keys are stored."""
+        """Called when a block's clean keys are stored, or left to the next prompt."""
 
     def on_frames_ready(
         self,

@@ -82,7 +82,7 @@ def stream_blocks(
             prompt = prompts.advance(block_index * frames)
             if block_index == 0:
                 prompt = prompts.prompt
-            settle_block(state, denoiser, prompt, prompts.transition)
+            settle_block(state, denoiser, prompt, prompts.transition, hooks)
             state.block_index, state.part_index = block_index, 0
             border = BlockBorder.of(state)
             begin(prompt)
@@ -133,7 +133,7 @@ def next_block(
             hooks.call("on_part_ready", state, parts[-1])
             on_part(parts[-1])
             if state.spec.updates_context:
-                store_clean_keys(state, denoiser, parts[-1])
+                update_context(state, denoiser, parts[-1], hooks)
         state.part_index = part_index
         parts.append(denoise_part(state, denoiser, noise, hooks, preempt))
     x0_BFCHW = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -154,38 +154,44 @@ def finish_block(
     if not state.spec.updates_context:
         return
     next_start = state.block_start + state.spec.geometry.block_latent_frames
-    if not state.spec.computes_unread and prompts.expects(next_start):
-        state.unstored = x0_BFCHW
+    if not state.spec.computes_unread and replaces_keys(state, prompts.expects(next_start)):
+        state.unstored = x0_BFCHW[:, state.part]
     else:
-        update_context(state, denoiser, x0_BFCHW, hooks)
+        update_context(state, denoiser, x0_BFCHW[:, state.part], hooks)
 
 
 def settle_block(
-    state: RolloutState, denoiser: Denoiser, prompt: str | None, transition: Transition
+    state: RolloutState,
+    denoiser: Denoiser,
+    prompt: str | None,
+    transition: Transition,
+    hooks: RolloutHooks,
 ) -> None:
-    """Store what :func:`finish_block` has left, if the prompt that begins now leaves it, too.
-
-    A cut forgets the window, and a recache writes the newest blocks again, even one of a part. A
-    blend does neither, nor does a prompt that was withdrawn.
-    """
+    """Store what :func:`finish_block` has left, if the prompt that it expected was withdrawn."""
     x0_BFCHW, state.unstored = state.unstored, None
-    rewrites = transition.kind == "cut" or (transition.kind == "switch" and state.spec.recaches)
-    if x0_BFCHW is not None and not (prompt is not None and rewrites):
-        store_clean_keys(state, denoiser, x0_BFCHW[:, state.part])
+    is_replaced = prompt is not None and replaces_keys(state, transition)
+    if x0_BFCHW is not None and not is_replaced:
+        update_context(state, denoiser, x0_BFCHW, hooks)
+
+
+def replaces_keys(state: RolloutState, transition: Transition | None) -> bool:
+    """Whether a prompt that begins so leaves nobody the keys of the block before it.
+
+    A cut forgets the window, and a recache writes the newest blocks again, even one of a part.
+    """
+    if transition is None:
+        return False
+    return transition.kind == "cut" or (transition.kind == "switch" and state.spec.recaches)
 
 
 def update_context(
     state: RolloutState, denoiser: Denoiser, x0_BFCHW: Tensor, hooks: RolloutHooks
 ) -> None:
-    """Store the clean keys of the block at hand, or of its last part."""
+    """Store the clean keys of the block, or of the part of it, that was denoised last."""
     hooks.call("on_context_update_start", state)
-    store_clean_keys(state, denoiser, x0_BFCHW[:, state.part])
-
-
-def store_clean_keys(state: RolloutState, denoiser: Denoiser, x0_BFCHW: Tensor) -> None:
-    """Store the clean keys of the part at hand over those of its last denoising step."""
     inputs = state.step_inputs(state.plan_block(), state.spec.context_sigma, keys_only=True)
     denoiser(x0_BFCHW, inputs)
+    hooks.call("on_context_update_end", state)
 
 
 def denoise_part(

@@ -1,8 +1,8 @@
 """Which prompt is active at a latent frame: planned beforehand, or typed while the video runs.
 
 A rollout looks at its prompts once before each block, and between denoising steps if requests may
-interrupt a block. A switch planned for latent frame ``i``
-therefore acts at the first block that starts at or after ``i``, and at most one switch acts per
+interrupt a block; after a block it asks which it may expect. A switch planned for latent frame
+``i`` therefore acts at the first block that starts at or after ``i``, and at most one switch acts per
 block: of two that fall due together, the second acts one block later (LongLive, arXiv:2509.22622).
 """
 
@@ -31,15 +31,18 @@ class Prompts(Protocol):
         ...
 
     def advance(self, block_start_latent_frame: int, /) -> str | None:
-        """Move to a block; return the prompt that becomes active with it, if any."""
+        """Move to a block; return the prompt that becomes active with it, if any.
+
+        The rollout's state still stands at the block before it.
+        """
         ...
 
     def request(self, prompt: str, /) -> None:
         """Ask for a prompt from the next block on; safe to call from any thread."""
         ...
 
-    def expects(self, block_start_latent_frame: int, /) -> bool:
-        """Whether a prompt is known that begins with that block; it may still be withdrawn."""
+    def expects(self, block_start_latent_frame: int, /) -> Transition | None:
+        """How a prompt will begin with that block, if one is known; it may still be withdrawn."""
         ...
 
     def preempt(self) -> str | None:
@@ -231,12 +234,14 @@ class PromptCursor:
                 self._history.append((block_start_latent_frame, prompt))
             return prompt
 
-    def expects(self, block_start_latent_frame: int) -> bool:
-        """Whether a prompt is known that begins with that block; it may still be withdrawn."""
+    def expects(self, block_start_latent_frame: int) -> Transition | None:
+        """How a prompt will begin with that block, if one is known; it may still be withdrawn."""
         with self._lock:
             if self._requested not in (None, self._history[-1][1]):
-                return True
-            return bool(self._planned) and self._planned[0][0] <= block_start_latent_frame
+                return SWITCH
+            if self._planned and self._planned[0][0] <= block_start_latent_frame:
+                return self._planned[0][2]
+            return None
 
     def preempt(self) -> str | None:
         """Let the requested prompt begin with the block at hand; return it, if any.

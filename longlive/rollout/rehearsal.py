@@ -85,9 +85,9 @@ class _SwitchEveryBlock:
     def advance(self, block_start_latent_frame: int, /) -> str | None:
         return ""
 
-    def expects(self, block_start_latent_frame: int, /) -> bool:
+    def expects(self, block_start_latent_frame: int, /) -> Transition | None:
         # Or there would be no context updates.
-        return False
+        return None
 
     def request(self, prompt: str, /) -> None:
         """Nobody asks."""

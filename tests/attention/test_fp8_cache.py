@@ -74,8 +74,8 @@ class OnePrompt:
     prompt = "a"
     transition = SWITCH
 
-    def expects(self, start: int) -> bool:
-        return False
+    def expects(self, start: int) -> None:
+        return None
 
     def advance(self, start: int) -> str | None:
         return None if start else "a"

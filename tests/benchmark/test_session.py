@@ -148,7 +148,7 @@ def test_parts_add_up_to_their_block_and_hardly_anything_is_left_over(model):
     runner = Runner(model.prepare(CPU), [], CPU)
     left: dict[str, list[float]] = {"blocks": [], "first frame": [], "switch": []}
     # A busy machine puts something between the parts, not every time.
-    for _ in range(4):
+    for _ in range(12):
         sample = runner.run(plain(24, (12,)))
         for block in sample.blocks:
             assert sum(block.parts_ms.values()) == pytest.approx(block.period_ms)
@@ -157,8 +157,10 @@ def test_parts_add_up_to_their_block_and_hardly_anything_is_left_over(model):
         for name, split in (("first frame", first_frame(sample)), ("switch", switch)):
             assert sum(split.parts_ms.values()) == pytest.approx(split.total_ms)
             left[name].append(split.parts_ms[OTHER] / split.total_ms)
-    for shares in left.values():
-        assert min(map(abs, shares)) < 0.05
+        least = [min(map(abs, shares)) for shares in left.values()]
+        if max(least) < 0.05:
+            break
+    assert max(least) < 0.05
 
 
 def test_parts_happen_where_they_belong(model):

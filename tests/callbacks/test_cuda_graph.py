@@ -149,7 +149,7 @@ class OnePrompt:
     transition = SWITCH
 
     def expects(self, block_start_latent_frame, /):
-        return False
+        return None
 
     def advance(self, block_start_latent_frame, /):
         return None

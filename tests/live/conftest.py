@@ -82,6 +82,9 @@ class Played:
         return [message for message in self.messages if isinstance(message, kind)]
 
 
+MODEL_OPTIONS = ("guidance", "denoising_steps", "first_denoising_steps", "first_frame_alone")
+
+
 @pytest.fixture(scope="session")
 def nano(tmp_path_factory) -> Path:
     return write_nano_model(tmp_path_factory.mktemp("nano"))
@@ -98,9 +101,7 @@ def play(nano_settings) -> Iterator[Callable[..., Played]]:
     made: list[Played] = []
 
     def make(**options: Any) -> Played:
-        model_options = {
-            key: options.pop(key) for key in list(options) if key in ("guidance", "denoising_steps")
-        }
+        model_options = {key: options.pop(key) for key in list(options) if key in MODEL_OPTIONS}
         model = LongLive(**{**nano_settings, **model_options})
         made.append(Played(model, **options))
         return made[-1]

@@ -47,9 +47,9 @@ class Viewer(RolloutCallback):
 def watch(play):
     """Plays some blocks with a viewer who interrupts."""
 
-    def watched(viewer: Viewer, blocks: int = 4, preempts: bool = True, **order):
+    def watched(viewer: Viewer, blocks: int = 4, preempts: bool = True, model=None, **order):
         callbacks = [*([PreemptBlock()] if preempts else []), viewer]
-        played = play(callbacks=callbacks)
+        played = play(callbacks=callbacks, **(model or {}))
         viewer.engine = played.engine
         played.engine.start(Start(1, A, seed=3, blocks=blocks, **order))
         frames = played.watch(9 + 12 * (blocks - 1))
@@ -117,6 +117,26 @@ def test_otherwise_a_prompt_begins_with_the_next_block(
     assert len(viewer.steps) == 8
     expected = batch(nano_settings, PromptTimeline((A, B, C), (3 * block, 9)))
     assert all(torch.equal(played.latents.made[0, one], expected[one]) for one in range(4))
+
+
+def test_a_block_of_one_step_is_not_interrupted_after_a_first_one_of_two(watch, nano_settings):
+    steps = {"denoising_steps": [1000], "first_denoising_steps": [1000, 500]}
+    viewer = Viewer((3, B))
+    played, _ = watch(viewer, model=steps)
+    # The third step is the only one of block 1, within which nothing can begin.
+    assert viewer.steps == [(0, 0), (0, 1), (1, 0), (2, 0), (3, 0)]
+    assert [effect.block for effect in viewer.effects] == [2]
+    expected = batch({**nano_settings, **steps}, PromptTimeline((A, B), (6,)))
+    assert all(torch.equal(played.latents.made[0, one], expected[one]) for one in range(4))
+
+
+def test_a_first_frame_that_is_made_alone_is_shown_alone(play, nano_settings):
+    played = play(first_frame_alone=True)
+    played.engine.start(Start(1, A, seed=3, blocks=3))
+    frames = played.watch(33)
+    assert [frame.frame for frame in frames] == list(range(33))
+    expected = batch({**nano_settings, "first_frame_alone": True}, PromptTimeline.single(A), 3)
+    assert all(torch.equal(played.latents.made[0, one], expected[one]) for one in range(3))
 
 
 def test_of_several_prompts_for_a_block_the_last_one_wins_and_the_next_waits(watch, nano_settings):

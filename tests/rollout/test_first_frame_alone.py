@@ -96,7 +96,9 @@ def test_the_first_latent_frame_is_shown_before_the_second_is_denoised():
     blocks = stream_of(ALONE, recorder)
     first = next(iter(blocks))
     step = ["on_denoise_step_start", "on_denoise_step_end"]
-    block = [*step * 2, "on_part_ready 1", "decode 1", "on_frames_ready 1", *step * 2]
+    update = ["on_context_update_start", "on_context_update_end"]
+    first_shown = ["on_part_ready 1", "decode 1", "on_frames_ready 1", *update]
+    block = [*step * 2, *first_shown, *step * 2]
     shown = ["on_latents_ready 2", "decode 1", "on_frames_ready 1"]
     begun = recorder.lines.index("on_block_start") + 1
     assert recorder.lines[begun : begun + len(block) + len(shown)] == [*block, *shown]

@@ -279,7 +279,7 @@ DENOISED = [
     "on_latents_ready",
     "yield",
 ]
-STORED = ["on_context_update_start", "keys of 2", "on_block_end"]
+STORED = ["on_context_update_start", "keys of 2", "on_context_update_end", "on_block_end"]
 
 
 def test_hooks_fire_in_the_documented_order():

@@ -50,8 +50,8 @@ class Script:
         self.prompts = {start: (prompt, how) for start, prompt, how in prompts}
         self.prompt, self.transition = "a", SWITCH
 
-    def expects(self, start: int) -> bool:
-        return start in self.prompts
+    def expects(self, start: int) -> Transition | None:
+        return self.prompts[start][1] if start in self.prompts else None
 
     def advance(self, start: int) -> str | None:
         if start not in self.prompts:

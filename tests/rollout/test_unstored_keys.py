@@ -12,7 +12,7 @@ from longlive.rollout.loop import stream_blocks
 from longlive.rollout.prompts import PromptTimeline
 from longlive.rollout.snapshot import RolloutSnapshot, restore_snapshot, take_snapshot
 from longlive.rollout.state import RolloutState, StepInputs
-from longlive.rollout.transitions import Transition
+from longlive.rollout.transitions import SWITCH, Transition
 
 EXACT = {"rtol": 0, "atol": 1e-11}
 """float64, where only the order of sums differs."""
@@ -142,14 +142,14 @@ class SwitchesOnce:
     """Prompt b begins with block 3 the first time, and nothing does when it comes again."""
 
     def __init__(self) -> None:
-        self.prompt, self.transition = "a", Transition()
+        self.prompt, self.transition = "a", SWITCH
         self.is_over = False
 
-    def expects(self, start: int) -> bool:
-        return start == 3 * BLOCK and not self.is_over
+    def expects(self, start: int) -> Transition | None:
+        return SWITCH if start == 3 * BLOCK and not self.is_over else None
 
     def advance(self, start: int) -> str | None:
-        if not self.expects(start):
+        if self.expects(start) is None:
             return None
         self.is_over = True
         return "b"
