@@ -2,7 +2,7 @@
 
 A rollout looks at its prompts once before each block, and between denoising steps if requests may
 interrupt a block; after a block it asks which it may expect. A switch planned for latent frame
-``i`` therefore acts at the first block that starts at or after ``i``, and at most one switch acts per
+``i`` therefore acts at the first block that starts at or after ``i``, and at most one acts per
 block: of two that fall due together, the second acts one block later (LongLive, arXiv:2509.22622).
 """
 

@@ -34,6 +34,7 @@ from longlive.callbacks.frame_writer import FrameWriter
 from longlive.callbacks.progress import RolloutProgress
 from longlive.errors import UserError
 from longlive.metrics.clocks import memory_gauge_of
+from longlive.modules.longlive import LongLive
 from longlive.rollout.hooks import RolloutCallback
 from longlive.rollout.prompts import PromptTimeline
 
@@ -161,6 +162,20 @@ def test_parts_add_up_to_their_block_and_hardly_anything_is_left_over(model):
         if max(least) < 0.05:
             break
     assert max(least) < 0.05
+
+
+def test_a_first_frame_that_is_made_alone_waits_for_its_own_steps_only(model):
+    alone = LongLive(**{**model.settings, "first_frame_alone": True}).prepare(CPU)
+    sample = Runner(alone, [], CPU).run(plain(24))
+    first, second = sample.blocks[:2]
+    assert [piece.frames for piece in first.pieces] == [1, 8]
+    assert 0 < first.first_diffusion_ms < first.parts_ms[DIFFUSION]
+    assert min(piece.decode_ms for piece in first.pieces) > 0
+    split = first_frame(sample)
+    assert split.parts_ms[DIFFUSION] == first.first_diffusion_ms
+    assert sum(split.parts_ms.values()) == pytest.approx(split.total_ms)
+    assert second.first_diffusion_ms is None
+    assert not second.pieces
 
 
 def test_parts_happen_where_they_belong(model):

@@ -103,6 +103,13 @@ def test_fused_layers_store_in_fp8_what_plain_ones_do(folder):
         assert distance(got, expected) < 2e-3
 
 
+def test_scales_come_from_a_first_frame_that_is_made_alone(folder):
+    model = model_of(folder, first_frame_alone=True)
+    expected = latents(model)
+    got = latents(model, Fp8Attention(emulates=True))
+    assert 0 < distance(got, expected) < 0.1
+
+
 def test_fused_and_compiled_layers_are_whole(folder):
     callbacks = CompileLayers(backend="aot_eager"), FuseProjections(), FuseLayers()
     got = latents(model_of(folder), *callbacks, Fp8Attention(emulates=True))

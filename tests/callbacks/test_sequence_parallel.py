@@ -35,6 +35,7 @@ CASES: dict[str, tuple[dict[str, Any], PromptTimeline]] = {
     "plain": ({}, SWITCHING),
     "relative": ({"positions": "relative", "guidance": 2.0, "keeps_sink": False}, SWITCHING),
     "blend": ({}, BLENDING),
+    "first frame alone": ({"first_frame_alone": True}, SWITCHING),
 }
 
 
@@ -112,6 +113,8 @@ def share_a_video(rank: int, folder: Path) -> dict[str, Any]:
     made["FP8"] = latents_of(model_of(folder), SWITCHING, [Fp8Attention(emulates=True), rests])
     with pytest.raises(UserError, match="set rested_steps to at most 1"):
         latents_of(model, SWITCHING, [SequenceParallel(first_rests=True, rested_steps=2)])
+    settings = CASES["first frame alone"][0]
+    made["rests, first frame"] = latents_of(model_of(folder, **settings), SWITCHING, [rests])
     counted = Counts()
     latents_of(model_of(folder), SWITCHING, [rests, counted])
     made["passes"] = counted.passes
@@ -187,6 +190,8 @@ def test_where_the_first_process_rests_the_others_keep_all_heads(folder, made):
     close(made[0]["relative rests"], latents_of(model_of(folder, **settings), timeline))
     assert torch.equal(made[0]["relative rests"], made[1]["relative rests"])
     assert [one["heads, rests"] for one in made] == [1, 4]
+    assert torch.equal(made[0]["rests, first frame"], made[1]["rests, first frame"])
+    close(made[0]["rests, first frame"], made[0]["first frame alone"])
 
 
 def test_a_prompt_that_the_first_process_is_asked_for_begins_at_one_block_in_all(folder, made):

@@ -46,9 +46,9 @@ class PerLatentFrame:
         return latents_BFCHW[:, :, :3].repeat_interleave(2, 1)
 
 
-def model_of(folder: Path, device: str = "cpu") -> LongLive:
+def model_of(folder: Path, device: str = "cpu", **more: object) -> LongLive:
     settings = {"weights": str(folder), "latent_frames": 9, "dtype": "float32", **SETTINGS}
-    return LongLive(**settings).prepare(device)
+    return LongLive(**{**settings, **more}).prepare(device)
 
 
 def test_the_first_frame_of_a_video_is_shown_before_the_rest_of_its_block(folder):
@@ -62,6 +62,18 @@ def test_the_first_frame_of_a_video_is_shown_before_the_rest_of_its_block(folder
     assert [block.frames.shape[1] for block in blocks] == [9, 12, 12]
     frames = torch.cat([block.frames for block in blocks], 1)
     assert torch.equal(torch.cat(shown.frames, 1), frames)
+
+
+def test_a_first_frame_that_is_made_alone_is_decoded_alone_in_either_way(folder):
+    model = model_of(folder, first_frame_alone=True)
+    frames = []
+    for callbacks in ([PipelineDecoding()], []):
+        shown = Shown()
+        blocks = list(model.stream(CIRCLE, latent_frames=6, callbacks=[*callbacks, shown]))
+        assert shown.diary == ["1 frames", "update", "8 frames", "update", "12 frames", "update"]
+        frames.append(torch.cat([block.frames for block in blocks], 1))
+        assert torch.equal(torch.cat(shown.frames, 1), frames[-1])
+    assert torch.equal(*frames)
 
 
 def test_if_asked_the_first_block_is_decoded_whole(folder):
