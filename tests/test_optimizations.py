@@ -157,6 +157,8 @@ def test_an_overlay_with_compiled_kernels_keeps_its_promise(overlay, folder):
     plugins = plugins_of(overlay)
     if not any(plugin.takes("backend") for plugin in plugins):
         pytest.skip("nothing is compiled")
+    if overlay.stem == "compile_decoder":
+        pytest.skip("a minute of a C++ compiler; on a GPU its kernels are compared")
     check_promise(overlay, folder, [plugin.make() for plugin in plugins], "cpu")
 
 

@@ -216,7 +216,6 @@ def test_each_process_keeps_its_heads_and_the_first_one_shows_the_video(folder, 
 def share_among_three(rank: int, folder: Path) -> list[Tensor]:
     compiled = CompileLayers(backend="aot_eager")
     ways = (
-        [SequenceParallel()],
         [compiled, SequenceParallel(shares=[1, 1, 2])],
         [SequenceParallel(shares=[2, 1, 1], first_rests=True, rested_steps=1)],
     )
