@@ -119,6 +119,7 @@ def ways_of(
             lambda: [*plain(), SequenceParallel(shares=shares)],
         ),
     }
+    # The last one comes with each number of steps.
     chosen = {way: ways[way] for name, way in zip(WAYS, ways, strict=False) if name in names}
     for steps in rested_steps if "rests" in names else ():
         chosen[f"shared, the first rests in {steps} steps"] = (

@@ -196,8 +196,8 @@ class LongLiveProfiler(RolloutCallback):
         state: RolloutState,
         x0_BFCHW: Tensor,
     ) -> None:
-        if recorder := self._recording.of(state):
-            recorder.open(DECODE)
+        # It is decoded at once, as a block is.
+        self.on_latents_ready(trainer, pl_module, state, x0_BFCHW)
 
     def on_latents_ready(
         self,

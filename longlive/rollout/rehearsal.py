@@ -161,22 +161,21 @@ def rehearse(state: RolloutState, denoiser: Denoiser, like_BFCHW: Tensor) -> Non
 
 @torch.no_grad()
 def rehearse_decoding(
-    decoder: StreamingDecoder, like_BFCHW: Tensor, first_parts: tuple[int, ...] = ()
+    decoder: StreamingDecoder, like_BFCHW: Tensor, first_parts: tuple[int, ...]
 ) -> None:
     """Decode a first block, one after it, and one that somebody waits for if that is another way.
 
     Args:
         decoder: At the start of a video, and not used for another one.
         like_BFCHW: A block of latents, for shape and type.
-        first_parts: Latent frames of each part of the first block; it is one by default.
+        first_parts: Latent frames of each part of the first block.
     """
-    block = like_BFCHW.shape[1]
 
-    def decode(frames: int = block) -> None:
+    def decode(frames: int | None = None) -> None:
         part_BFCHW = torch.zeros_like(like_BFCHW[:, :frames])
         decode_and_show(decoder, part_BFCHW, lambda frames: None)()
 
-    for frames in first_parts or (block,):
+    for frames in first_parts:
         decode(frames)
     decode()
     if isinstance(decoder, AwaitedDecoder):

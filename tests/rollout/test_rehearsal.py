@@ -151,7 +151,7 @@ class PerLatentFrame:
 
 def test_a_decoder_is_rehearsed_with_a_first_block_and_another():
     decoder = PerLatentFrame()
-    rehearse_decoding(decoder, LIKE)
+    rehearse_decoding(decoder, LIKE, spec().parts_of(0))
     assert decoder.calls == [BLOCK, BLOCK]
 
 
