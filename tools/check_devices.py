@@ -4,13 +4,13 @@
     torchrun --nproc-per-node 2 tools/check_devices.py --recipe sweet_spot --shares 1 3
     torchrun --nproc-per-node 2 tools/check_devices.py --recipe "" --size tiny --device cpu
 
-Five ways in the same run, of which ``--ways`` names some: one GPU; the decoder on the second one;
-every pass shared by both (``SequenceParallel``); shared by ``--shares``, so that the first one,
-which decodes, has the smaller part; and shared but for context updates, recaches and the first
-``--rested-steps`` of a block, which the second one computes while the first one decodes; several
-numbers are a way each. Random weights, and frames that arrive on the host
-as for a writer. Rows are printed as they come; a way that fails in one process is a row that says
-why, and the last line is JSON.
+Five ways in the same run, of which ``--ways`` names some, in its order: one GPU; the decoder on the
+second one; every pass shared by both (``SequenceParallel``); shared by ``--shares``, so that the
+first one, which decodes, has the smaller part; and shared but for context updates, recaches and the
+first ``--rested-steps`` of a block, which the second one computes while the first one decodes;
+several numbers are a way each. Random weights, and frames that arrive on the host as for a writer.
+Rows are printed as they come; a way that fails in one process is a row that says why, and the last
+line is JSON.
 """
 
 import argparse
@@ -119,13 +119,17 @@ def ways_of(
             lambda: [*plain(), SequenceParallel(shares=shares)],
         ),
     }
-    # The last one comes with each number of steps.
-    chosen = {way: ways[way] for name, way in zip(WAYS, ways, strict=False) if name in names}
-    for steps in rested_steps if "rests" in names else ():
-        chosen[f"shared, the first rests in {steps} steps"] = (
-            True,
-            lambda steps=steps: [*plain(), SequenceParallel(None, True, steps)],
-        )
+    chosen = {}
+    for name in names:
+        if name != "rests":
+            way = list(ways)[WAYS.index(name)]
+            chosen[way] = ways[way]
+            continue
+        for steps in rested_steps:
+            chosen[f"shared, the first rests in {steps} steps"] = (
+                True,
+                lambda steps=steps: [*plain(), SequenceParallel(None, True, steps)],
+            )
     return chosen
 
 
