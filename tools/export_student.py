@@ -8,7 +8,8 @@
 `official` is the layout of longlive_base.pt, `lora` that of lora.pt, `embedded` a folder like
 longlive/assets/tiny: text encoder, VAE and tokenizer are copied from --base. With --student the
 weights lie beside the many-step model of such a folder, which is made from --base if it is not
-there, as their change from it in four bits. A sharded checkpoint is a folder; it is put together
+there, as their change from it in four bits; --denoising notes those it was distilled for, so
+that `longlive serve` can change to it. A sharded checkpoint is a folder; it is put together
 first.
 """
 
@@ -84,13 +85,14 @@ def add_student(
     base: Path,
     output: Path,
     student: str,
+    steps: list[int],
 ) -> None:
     read_config(base)
     if not output.exists():
         shutil.copytree(base, output)
     tensors = merged(network_of(checkpoint, network, "the checkpoint"), alpha)
     config = asdict(config_of(checkpoint, network))
-    save_student(output, student, tensors, config)
+    save_student(output, student, tensors, config, steps)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,6 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         "--network", choices=["auto", "student", "student_average", "critic"], default="auto"
     )
     parser.add_argument("--student", help="name of a student beside the model in OUTPUT")
+    parser.add_argument("--denoising", type=int, nargs="+", default=[], help="of the student")
     parser.add_argument("--base", type=Path, default=embedded_folder())
     args = parser.parse_args(argv)
     try:
@@ -110,7 +113,10 @@ def main(argv: list[str] | None = None) -> int:
         alpha = checkpoint["lora"][1] if checkpoint.get("lora") else None
         source = str(args.checkpoint)
         if args.student is not None:
-            add_student(checkpoint, network, alpha, args.base, args.output, args.student)
+            add_student(
+                *(checkpoint, network, alpha, args.base, args.output),
+                *(args.student, args.denoising),
+            )
         elif args.layout == "embedded":
             export_embedded(checkpoint, network, alpha, args.base, args.output)
         elif args.layout == "lora":

@@ -148,20 +148,22 @@ def export_and_score(
     machine: Machine, device: str | None, name: str, weights: Path, options: Options
 ) -> None:
     """Put a student beside its teacher, and judge it."""
+    # The initialization is judged by the steps that the first student takes.
+    steps_of = "4step" if name == "init" else name
+    config = yaml.safe_load((ROOT / "configs" / "student" / f"{steps_of}.yaml").read_text())
+    steps = ["--denoising", *map(str, config["model"]["init_args"]["denoising_steps"])]
     base = [] if options.teacher == "embedded" else ["--base", options.teacher]
     with machine.exports:
         export = ROOT / "tools" / "export_student.py"
         checkpoint = machine.output / name / "last.ckpt"
-        failed = machine.run(name, None, export, checkpoint, weights, "--student", name, *base)
+        failed = machine.run(
+            name, None, export, checkpoint, weights, "--student", name, *base, *steps
+        )
     if failed or not options.prompts:
         return
-    # The initialization is judged by the steps that the first student takes.
-    steps_of = "4step" if name == "init" else name
-    steps = yaml.safe_load((ROOT / "configs" / "student" / f"{steps_of}.yaml").read_text())
     failed = machine.run(
         *(name, device, ROOT / "tools" / "evaluate_embedded.py", "--folder", weights),
-        *("--student", name, "--prompts", str(options.prompts), "--denoising"),
-        *map(str, steps["model"]["init_args"]["denoising_steps"]),
+        *("--student", name, "--prompts", str(options.prompts), *steps),
         *("--sheet", machine.output / f"{name}.png"),
     )
     if not failed:

@@ -19,6 +19,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import torch
 
+from longlive.callbacks.quantize import QuantizeLinears
 from longlive.data.sessions import PromptEvent
 from longlive.errors import UserError
 from longlive.geometry import FPS, frames_of
@@ -42,6 +43,7 @@ from longlive.live.text_ahead import TextAhead
 from longlive.modules.components import Components
 from longlive.modules.longlive import DENOISING_STEPS, LongLive
 from longlive.rollout.transitions import SWITCH, Transition
+from longlive.weights.embedded import steps_of_alike
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ _WARM_BLOCKS = 5
 _BLOCKS_OF_A_SWITCH = 3
 _LEAST_BUFFER_FRAMES = 12
 _WARM_SECONDS = 900.0
+_LOADING_S = 10.0
 
 
 class SessionEngine:
@@ -88,6 +91,7 @@ class SessionEngine:
         emit: Callable[[ServerMessage], None] = lambda message: None,
     ) -> None:
         model.prepare().eval()
+        callbacks = tuple(callbacks)
         # Before an optimization changes them.
         model.weights_hash()
         parts = cast(Components, model.parts)
@@ -102,7 +106,10 @@ class SessionEngine:
         self.statistics = Statistics()
         steps = model.settings["denoising_steps"]
         self.recipes = Recipes(
-            list(DENOISING_STEPS) if steps is None else steps, model.spec.guidance
+            list(DENOISING_STEPS) if steps is None else steps,
+            model.spec.guidance,
+            model.student,
+            _students_of(model, callbacks),
         )
         self._callback_configs = tuple(callback_configs)
         self._text = TextAhead(lambda prompt: model.encode([prompt]), device)
@@ -250,6 +257,8 @@ class SessionEngine:
             setup = self.video.setup
             if self.video.tree is None or setup is None:
                 raise UserError("there is no session to write; start a video first")
+            if not self.changed.wait_for(lambda: self.model.student == setup.student, _LOADING_S):
+                raise UserError("the video has no weights yet; try again when it plays")
             tree = copy.deepcopy(self.video.tree)
         return session_record(self.model, tree, setup, self._callback_configs)
 
@@ -286,8 +295,8 @@ class SessionEngine:
         seconds, steps = self._rehearse(prompt), self.recipes.most_steps
         while (fitting := self.recipes.fit(seconds, plays)) is not None:
             log.info(
-                "%d steps take %.2f s for %.2f s of video here: %d is the default",
-                *(steps, seconds, plays, fitting),
+                "%d steps take %.2f s for %.2f s of video here: %d is the default%s",
+                *(steps, seconds, plays, fitting, self._named_student()),
             )
             seconds, steps = self._rehearse(prompt), fitting
         if self._finds_depth:
@@ -300,6 +309,10 @@ class SessionEngine:
         self._maker.close()
         self._delivery.close()
         self._text.close()
+
+    def _named_student(self) -> str:
+        student = self.recipes.setup(None, None).student
+        return "" if student is None else f" (student {student})"
 
     def _rehearse(self, prompt: str) -> float:
         """Make a few blocks with the default recipe; return the seconds that the last one took."""
@@ -324,6 +337,16 @@ class SessionEngine:
         self.emit(self.video.state)
         self.changed.notify_all()
         return effect
+
+
+def _students_of(
+    model: LongLive, callbacks: Iterable[pl.Callback]
+) -> dict[str, tuple[int, ...]] | None:
+    """Students whose weights can take the place of the model's."""
+    if model.student is None or any(isinstance(one, QuantizeLinears) for one in callbacks):
+        return None
+    folder = None if model.weights == "embedded" else model.weights
+    return steps_of_alike(model.student, folder)
 
 
 def _events(order: Start) -> list[PromptEvent]:

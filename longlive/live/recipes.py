@@ -1,5 +1,6 @@
 """The ways of running a loaded model that a viewer can choose from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,10 +22,12 @@ class Setup:
     Attributes:
         denoising_steps: As the model's setting of that name.
         guidance: Likewise.
+        student: Likewise.
     """
 
     denoising_steps: tuple[int, ...] | int
     guidance: float
+    student: str | None = None
 
     def apply(self, spec: RolloutSpec, shift: float) -> RolloutSpec:
         """The spec of an endless rollout that is made so.
@@ -45,6 +48,7 @@ class Setup:
         return {
             "denoising_steps": steps if isinstance(steps, int) else list(steps),
             "guidance": self.guidance,
+            "student": self.student,
             "positions": "relative",
         }
 
@@ -52,14 +56,26 @@ class Setup:
 class Recipes:
     """Fewer steps are faster and coarser; without guidance an undistilled model is twice as fast.
 
+    A student that was distilled for so few steps takes them, where there is one.
+
     Args:
         denoising_steps: As configured.
         guidance: As configured.
+        student: As configured.
+        students: Steps of the students whose weights can take the place of its own.
     """
 
-    def __init__(self, denoising_steps: list[int] | int, guidance: float) -> None:
+    def __init__(
+        self,
+        denoising_steps: list[int] | int,
+        guidance: float,
+        student: str | None = None,
+        students: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
         self._steps = denoising_steps
         self._guidance = guidance
+        self._student = student
+        self._students = {len(steps): (name, steps) for name, steps in (students or {}).items()}
         self._default_steps: int | None = None
 
     @property
@@ -118,11 +134,14 @@ class Recipes:
             known = ", ".join(map(str, offer.steps))
             raise UserError(f"{offer.name} does not go with {count} steps; choose one of {known}")
         guidance = self._guidance if offer.name == STANDARD else 1.0
-        return Setup(self._chosen(count), guidance)
-
-    def _chosen(self, count: int) -> tuple[int, ...] | int:
         if isinstance(self._steps, int):
-            return count
+            return Setup(count, guidance, self._student)
+        if count != self.most_steps and count in self._students:
+            student, own_steps = self._students[count]
+            return Setup(own_steps, guidance, student)
+        return Setup(self._some_of(self._steps, count), guidance, self._student)
+
+    @staticmethod
+    def _some_of(steps: list[int], count: int) -> tuple[int, ...]:
         # The first one is the highest noise level, which a block must begin with.
-        most = len(self._steps)
-        return tuple(self._steps[round(index * most / count)] for index in range(count))
+        return tuple(steps[round(index * len(steps) / count)] for index in range(count))

@@ -1,6 +1,6 @@
 """Puts a whole model together: from the package, from the published files, or from nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -99,18 +99,39 @@ def build_components(
     return parts
 
 
+def with_student(parts: Components, weights: str, student: str) -> Components:
+    """The same parts, the transformer with another student's weights, which replace its own.
+
+    Args:
+        parts: Of the embedded layout; the transformer has the student's size and no layers that
+            an optimization has replaced.
+        weights: As they were built with.
+        student: Its name.
+
+    Raises:
+        UserError: If there is no such student.
+    """
+    folder = None if weights == "embedded" else weights
+    parts.dit.load_state_dict(embedded.load_dit(folder, student).state_dict())
+    return replace(parts, source=_embedded_source(folder, student))
+
+
 def _embedded(
     folder: str | None, student: str | None, device: torch.device, dtype: torch.dtype
 ) -> Components:
-    source = folder or "the package's own small model of the shapes world"
     return Components(
         dit=embedded.load_dit(folder, student).to(device, dtype),
         text_encoder=embedded.load_text_encoder(folder).to(device, dtype),
         tokenizer=embedded.load_tokenizer(folder),
         decoder=embedded.load_vae(folder).to(device, dtype),
         kind="embedded" if folder is None else "converted",
-        source=source if student is None else f"{source}, student {student}",
+        source=_embedded_source(folder, student),
     )
+
+
+def _embedded_source(folder: str | None, student: str | None) -> str:
+    source = folder or "the package's own small model of the shapes world"
+    return source if student is None else f"{source}, student {student}"
 
 
 def _synthetic(

@@ -19,7 +19,13 @@ from longlive.data.prompts import PromptDataModule, PromptScript
 from longlive.errors import UserError
 from longlive.geometry import FPS, Geometry, frames_of, latent_frames_for_seconds
 from longlive.models.dit import stack_text
-from longlive.modules.components import Components, DecoderName, LoraMode, build_components
+from longlive.modules.components import (
+    Components,
+    DecoderName,
+    LoraMode,
+    build_components,
+    with_student,
+)
 from longlive.rollout.denoiser import CausalDenoiser, Denoiser, GuidedDenoiser
 from longlive.rollout.hooks import CallbackHooks
 from longlive.rollout.job import RolloutJob
@@ -232,6 +238,21 @@ class LongLive(pl.LightningModule):
         if self.parts.kind == "synthetic":
             log.warning("synthetic weights: the video shows noise and says nothing about quality")
         return self
+
+    def use_student(self, student: str) -> None:
+        """Go on with another student's weights in the place of this one's.
+
+        What was compiled or captured for the transformer is so for these as well.
+
+        Args:
+            student: Of the size of the one that is loaded; ``embedded.steps_of_alike`` has them.
+
+        Raises:
+            UserError: If there is no such student.
+        """
+        self.parts = with_student(cast(Components, self.prepare().parts), self.weights, student)
+        self._weights_hash = None
+        self.student = student
 
     def stream(
         self,

@@ -4,11 +4,13 @@
 ``text_encoder.safetensors`` and ``tokenizer.json``. Matrices are stored in eight bits
 (:mod:`longlive.weights.compact`). Distilled students of the transformer lie beside it, each under a
 name of its own: ``dit_4step.safetensors`` is the student ``4step``, as its change from
-``dit.safetensors`` in four bits (:mod:`longlive.weights.changes`).
+``dit.safetensors`` in four bits (:mod:`longlive.weights.changes`). ``student_steps`` of the
+configuration has the steps that each takes.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +34,7 @@ from longlive.weights.state_dicts import read_metadata, read_state_dict
 CONFIG_FILE = "config.json"
 _BASE = "base_sha256"
 """In the metadata of a student: the file that it is a change of."""
+_STEPS = "student_steps"
 
 Module = TypeVar("Module", bound=nn.Module)
 Size = TypeVar("Size", DiTConfig, UMT5Config, VAEConfig)
@@ -78,6 +81,17 @@ def student_names(folder: str | Path | None = None) -> tuple[str, ...]:
     )
 
 
+def steps_of_alike(student: str, folder: str | Path | None = None) -> dict[str, tuple[int, ...]]:
+    """Steps of all students in a folder that have the size of one of them, as far as known."""
+    config = read_config(folder)
+    size = config.get(component_of(student))
+    return {
+        name: tuple(steps)
+        for name, steps in config.get(_STEPS, {}).items()
+        if size is not None and config.get(component_of(name)) == size
+    }
+
+
 def component_of(student: str | None) -> str:
     """Name of a student's component; None is the many-step model itself."""
     return "dit" if student is None else f"dit_{student}"
@@ -103,7 +117,11 @@ def load_dit(folder: str | Path | None = None, student: str | None = None) -> Di
 
 
 def save_student(
-    folder: Path, student: str, tensors: dict[str, Tensor], config: dict[str, Any]
+    folder: Path,
+    student: str,
+    tensors: dict[str, Tensor],
+    config: dict[str, Any],
+    steps: Sequence[int] = (),
 ) -> Path:
     """Write a student beside the model: as its change in four bits if it has the same size.
 
@@ -112,15 +130,18 @@ def save_student(
         student: Its name.
         tensors: Its weights.
         config: Its size.
+        steps: Denoising steps that it was distilled for, if they are to be known.
     """
     name, base = component_of(student), folder / "dit.safetensors"
+    if steps:
+        _note(folder, _STEPS, {**read_config(folder).get(_STEPS, {}), student: list(steps)})
     known = read_config(folder).get("dit")
     if known != json.loads(json.dumps(config)):
         return save_component(folder, name, tensors, config)
     path = folder / f"{name}.safetensors"
     change = pack_change(tensors, unpack(read_state_dict(base)))
     save_file(change, path, {"format": "pt", "stored": "int4 change", _BASE: _fingerprint(base)})
-    _note_size(folder, name, config)
+    _note(folder, name, config)
     return path
 
 
@@ -144,14 +165,14 @@ def save_component(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
     save_file(pack(tensors), path, metadata={"format": "pt", "stored": "int8 rows"})
-    _note_size(folder, name, config)
+    _note(folder, name, config)
     return path
 
 
-def _note_size(folder: Path, name: str, config: dict[str, Any]) -> None:
+def _note(folder: Path, name: str, entry: dict[str, Any]) -> None:
     file = folder / CONFIG_FILE
     whole = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps({**whole, name: config}, indent=1) + "\n")
+    file.write_text(json.dumps({**whole, name: entry}, indent=1) + "\n")
 
 
 def _config_path(folder: str | Path | None) -> Path:

@@ -82,7 +82,10 @@ class Played:
         return [message for message in self.messages if isinstance(message, kind)]
 
 
-MODEL_OPTIONS = ("guidance", "denoising_steps", "first_denoising_steps", "first_frame_alone")
+MODEL_OPTIONS = (
+    *("guidance", "denoising_steps", "first_denoising_steps", "first_frame_alone"),
+    *("weights", "student"),
+)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ def test_an_undistilled_model_offers_eighths_of_its_steps_and_no_guidance_when_f
     assert recipes.setup("fast", 4).settings() == {
         "denoising_steps": 4,
         "guidance": 1.0,
+        "student": None,
         "positions": "relative",
     }
 
