@@ -34,6 +34,7 @@ from longlive.callbacks.shared_prompts import control_group
 from longlive.callbacks.vae_pipeline import PipelineDecoding
 from longlive.errors import UserError
 from longlive.evaluation.recipes import Recipe, load_recipe
+from longlive.geometry import frames_of
 from longlive.modules.longlive import LongLive
 from longlive.rollout.hooks import RolloutCallback
 from longlive.rollout.prompts import PromptTimeline
@@ -149,14 +150,13 @@ def measure(way: str, model: LongLive, callbacks: Callbacks, blocks: int, repeat
             pass
         if repeat == 0 or not stream.state.spec.is_shown:
             continue
-        # The first block may come in two pieces; the later ones are whole.
-        times = [at for _, at in arrivals.frames][-blocks + 1 :]
+        times = block_times(arrivals.frames, block)
         gaps = [1000 * (b - a) for a, b in zip(times, times[1:], strict=False)]
         steady = times[FILLING_BLOCKS:]
         firsts.append(1000 * (arrivals.frames[0][1] - started))
         rates.append(4 * block * (len(steady) - 1) / (steady[-1] - steady[0]))
         medians.append(statistics.median(gaps[FILLING_BLOCKS:]))
-        switches.append(gaps[switch - 2])
+        switches.append(gaps[switch - 1])
     if not rates:
         return Row(way)
     peaks = [torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())]
@@ -169,6 +169,22 @@ def measure(way: str, model: LongLive, callbacks: Callbacks, blocks: int, repeat
         switch_ms=round(statistics.median(switches), 1),
         peak_gib=tuple(round(peak / 2**30, 2) for peak in peaks),
     )
+
+
+def block_times(frames: Sequence[tuple[int, float]], block: int) -> list[float]:
+    """When each block was whole; the first one, and one under a new prompt, come in pieces.
+
+    Args:
+        frames: How many frames came, and when.
+        block: Latent frames of a block.
+    """
+    times: list[float] = []
+    count = 0
+    for added, at in frames:
+        count += added
+        if count == frames_of(block * (len(times) + 1)):
+            times.append(at)
+    return times
 
 
 def run(options: argparse.Namespace) -> list[Row]:

@@ -220,7 +220,8 @@ class Distillation(pl.LightningModule):
         self, role: Role, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> DiT:
         source = self.sources[role] or self.weights
-        return build_transformer(source, self.sizes[role], role, device, dtype)
+        drawn_on = self.trainer.strategy.root_device
+        return build_transformer(source, self.sizes[role], role, device, dtype, drawn_on)
 
     def _make_trainable(self, dit: DiT) -> None:
         dit.requires_grad_(True)

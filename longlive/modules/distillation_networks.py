@@ -52,7 +52,12 @@ class Language:
 
 
 def build_transformer(
-    source: str, size: str, role: Role, device: torch.device, dtype: torch.dtype = torch.float32
+    source: str,
+    size: str,
+    role: Role,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    drawn_on: torch.device | None = None,
 ) -> DiT:
     """Build a transformer with weights, ready to be trained or not.
 
@@ -64,6 +69,7 @@ def build_transformer(
         role: Which network of a ``.ckpt`` is wanted. Of a student the average, if there is one.
         device: Where the weights go.
         dtype: Their type.
+        drawn_on: Where synthetic ones are drawn; there by default.
 
     Raises:
         UserError: If weights are missing, damaged or of another size.
@@ -73,7 +79,7 @@ def build_transformer(
     with torch.device("meta"):
         dit = DiT(dit_config(size))
     if source == "synthetic":
-        fill_synthetic(dit, dtype=dtype, device=device)
+        fill_synthetic(dit, dtype=dtype, device=device, drawn_on=drawn_on)
         return dit.eval()
     path = Path(source)
     if path.is_dir():
