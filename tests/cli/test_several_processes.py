@@ -89,8 +89,9 @@ def test_each_video_of_a_file_is_made_once_and_is_the_one_that_one_process_makes
     assert [errors.count(f"video {index}: ") for index in range(3)] == [1, 1, 1]
 
 
-def test_one_video_on_two_processes_is_written_once(weights, alone, tmp_path):
-    words = predict_words(weights, "sequence.yaml", f"--prompt={PROMPTS[0]}")
+@pytest.mark.parametrize("overlay", ["sequence.yaml", "sequence_rests.yaml"])
+def test_one_video_on_two_processes_is_written_once(weights, alone, tmp_path, overlay):
+    words = predict_words(weights, overlay, f"--prompt={PROMPTS[0]}")
     for ended in run_commands(words, tmp_path, 2):
         assert ended.code == 0, ended.errors
     made = {path.name: path for path in (tmp_path / "outputs").iterdir()}
