@@ -2,6 +2,7 @@
 
     python tools/export_embedded.py vae runs/tiny_vae/last.ckpt longlive/assets/tiny
     python tools/export_embedded.py dit runs/tiny_dit/last.ckpt longlive/assets/tiny
+    python tools/export_embedded.py tiny_decoder runs/tiny_decoder/last.ckpt longlive/assets/tiny
 
 The VAE's latent statistics are measured here, over training clips, and stored in ``config.json``.
 After training the decoder alone, ``--keep-statistics`` leaves those that the transformer knows.
@@ -45,19 +46,18 @@ def measured_config(weights: dict[str, Tensor], clips: int) -> VAEConfig:
     )
 
 
-def export_dit(
+def export_parts(
     weights: dict[str, Tensor], sizes: dict[str, dict[str, object]], output: Path
 ) -> None:
     for name, config in sizes.items():
         prefix = f"{name}."
         part = {key.removeprefix(prefix): v for key, v in weights.items() if key.startswith(prefix)}
         print(save_component(output, name, part, config))
-    shapes_tokenizer().tokenizer.save(str(output / "tokenizer.json"))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("component", choices=["vae", "dit"])
+    parser.add_argument("component", choices=["vae", "dit", "tiny_decoder"])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--clips", type=int, default=128, help="clips the statistics are over")
@@ -69,8 +69,12 @@ def main() -> int:
     weights = checkpoint["state_dict"]
     if args.component == "vae":
         export_vae(weights, args.output, None if args.keep_statistics else args.clips)
+    elif args.component == "dit":
+        export_parts(weights, checkpoint["sizes"], args.output)
+        shapes_tokenizer().tokenizer.save(str(args.output / "tokenizer.json"))
     else:
-        export_dit(weights, checkpoint["sizes"], args.output)
+        weights = {f"tiny_decoder.{key}": value for key, value in weights.items()}
+        export_parts(weights, checkpoint["sizes"], args.output)
     return 0
 
 

@@ -100,6 +100,18 @@ def _small_stars() -> list[ShapePrompt]:
     return [p for p in training_prompts() if (p.size, p.shape) == ("small", "star")]
 
 
+def draw_hard_clip(number: int, latent_frames: int, hard_share: float) -> Clip:
+    """As :func:`draw_clip`, a share of the clips with small stars, a tenth of the others switching.
+
+    Small stars are the hardest to give back: five points on a few pixels.
+    """
+    # Not the number alone, or the coin would decide on the prompts of the other clips, too.
+    draw = random.Random(f"hard {number}")
+    if draw.random() >= hard_share:
+        return draw_clip(number, latent_frames, 0.1)
+    return Clip(number, ((0, draw.choice(_small_stars())),), 0)
+
+
 class ShapesClips(pl.LightningDataModule):
     """Rendered clips for the VAE: batches of frames ``[B, T, 3, side, side]`` in [0, 1].
 
@@ -114,8 +126,7 @@ class ShapesClips(pl.LightningDataModule):
         side: Height and width in pixels.
         seed: First clip number.
         validation_clips: Clips of held-out prompts to validate on.
-        hard_share: How many of the training clips show small stars, which are the hardest to give
-            back: five points on a few pixels.
+        hard_share: How many of the training clips show small stars.
     """
 
     def __init__(
@@ -152,16 +163,9 @@ class ShapesClips(pl.LightningDataModule):
         if numbers[0] // self.batch_size % 2:
             latent_frames = max(1, latent_frames // 4)
             numbers = [SHORT_CLIPS + 4 * number + part for number in numbers for part in range(4)]
-        clips = [self._draw(number, latent_frames) for number in numbers]
+        clips = [draw_hard_clip(number, latent_frames, self.hard_share) for number in numbers]
         timelines = [clip.timeline for clip in clips]
         return self._pair(timelines, numbers, latent_frames, batch.device)
-
-    def _draw(self, number: int, latent_frames: int) -> Clip:
-        # Not the number alone, or the coin would decide on the prompts of the other clips, too.
-        draw = random.Random(f"hard {number}")
-        if draw.random() >= self.hard_share:
-            return draw_clip(number, latent_frames, 0.1)
-        return Clip(number, ((0, draw.choice(_small_stars())),), 0)
 
     def _pair(
         self,

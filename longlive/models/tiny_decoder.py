@@ -12,8 +12,8 @@ Shapes: B batch, F latent frames, T frames, C channels, H rows, W columns; N = T
 outermost, so that the frame before is ``B`` entries earlier whatever the layout of the rest.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -26,7 +26,7 @@ from longlive.errors import UserError
 from longlive.geometry import TEMPORAL_STRIDE
 from longlive.models.decoding_stream import DecodingStream
 from longlive.models.learning_rate import TrainingClock, adamw_with_schedule
-from longlive.models.reconstruction import pixel_loss, psnr_db
+from longlive.models.reconstruction import around_objects, pixel_loss, psnr_db
 from longlive.models.vae_layers import Tape
 
 # Frames made of one frame at each of the three levels; their product is the temporal stride.
@@ -53,7 +53,12 @@ class TinyDecoderConfig:
             raise UserError(f"widths needs {len(_GROWTH) + 1} entries, got {self.widths}")
 
 
-SIZES = {"wan": TinyDecoderConfig(), "tiny": TinyDecoderConfig(widths=(64, 32, 16, 16))}
+SIZES = {
+    "wan": TinyDecoderConfig(),
+    "tiny": TinyDecoderConfig(widths=(64, 32, 16, 16)),
+    # Of the embedded model.
+    "shapes": TinyDecoderConfig(widths=(64, 48, 32, 16)),
+}
 
 
 class TinyDecoderState(NamedTuple):
@@ -119,13 +124,15 @@ class TinyDecoder(pl.LightningModule):
     """Distilled decoder with the interface of ``WanVAE``'s; trains on pairs of latents and frames.
 
     Args:
-        size: A name in ``SIZES`` (``"wan"``, ``"tiny"``), or a configuration.
+        size: A name in ``SIZES`` (``"wan"``, ``"tiny"``, ``"shapes"``), or a configuration.
         learning_rate: Of AdamW.
         betas: Of AdamW.
         warmup_steps: Training steps over which the learning rate rises.
         max_steps: Training steps after which it has fallen to zero; ``None`` keeps it up.
         max_seconds: The same in seconds of training.
         mse_weight: Weight of the squared error beside the absolute one.
+        objects_weight: Of the same errors once more, around objects; see
+            :class:`longlive.models.reconstruction.LossWeights`.
 
     Raises:
         UserError: If there is no size of that name.
@@ -141,6 +148,7 @@ class TinyDecoder(pl.LightningModule):
         max_steps: int | None = None,
         max_seconds: float | None = None,
         mse_weight: float = 1.0,
+        objects_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.config = size if isinstance(size, TinyDecoderConfig) else _config_of(size)
@@ -150,6 +158,7 @@ class TinyDecoder(pl.LightningModule):
         self.max_steps = max_steps
         self.max_seconds = max_seconds
         self.mse_weight = mse_weight
+        self.objects_weight = objects_weight
 
         widths = self.config.widths
         layers: list[nn.Module] = [
@@ -258,7 +267,12 @@ class TinyDecoder(pl.LightningModule):
                 f"latents decode to {list(raw_BTCHW.shape)} but the frames are "
                 f"{list(frames_BTCHW.shape)}: pair each clip with its own latents"
             )
-        return pixel_loss(raw_BTCHW, frames_BTCHW, self.mse_weight)
+        loss = pixel_loss(raw_BTCHW, frames_BTCHW, self.mse_weight)
+        if self.objects_weight:
+            mask_BT1HW = around_objects(2 * frames_BTCHW - 1)
+            pair = raw_BTCHW * mask_BT1HW, frames_BTCHW * mask_BT1HW
+            loss = loss + self.objects_weight * pixel_loss(*pair, self.mse_weight)
+        return loss
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int = 0) -> Tensor:
         """Train on pairs of latents ``[B, F, C, H, W]`` and frames ``[B, T, 3, 8H, 8W]``."""
@@ -271,6 +285,10 @@ class TinyDecoder(pl.LightningModule):
         latents_BFCHW, frames_BTCHW = batch
         frames = self.decode(latents_BFCHW, latents_at_once=None)
         self.log("val/psnr_db", psnr_db(frames, frames_BTCHW), prog_bar=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the size beside the weights, for the export."""
+        checkpoint["sizes"] = {"tiny_decoder": asdict(self.config)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = adamw_with_schedule(

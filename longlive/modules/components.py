@@ -87,9 +87,8 @@ def build_components(
     if weights == "synthetic":
         parts = _synthetic(size, decoder, device, dtype)
     elif is_embedded:
-        if decoder != "wan":
-            raise UserError(f"{weights} weights have no {decoder} decoder: set decoder to wan")
-        parts = _embedded(None if weights == "embedded" else weights, student, device, dtype)
+        folder = None if weights == "embedded" else weights
+        parts = _embedded(folder, student, decoder, device, dtype)
     else:
         parts = _released(weights, size, decoder, lora, device, dtype)
     if isinstance(parts.decoder, WanVAE):
@@ -117,13 +116,18 @@ def with_student(parts: Components, weights: str, student: str) -> Components:
 
 
 def _embedded(
-    folder: str | None, student: str | None, device: torch.device, dtype: torch.dtype
+    folder: str | None,
+    student: str | None,
+    decoder: DecoderName,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Components:
+    load_decoder = embedded.load_vae if decoder == "wan" else embedded.load_tiny_decoder
     return Components(
         dit=embedded.load_dit(folder, student).to(device, dtype),
         text_encoder=embedded.load_text_encoder(folder).to(device, dtype),
         tokenizer=embedded.load_tokenizer(folder),
-        decoder=embedded.load_vae(folder).to(device, dtype),
+        decoder=load_decoder(folder).to(device, dtype),
         kind="embedded" if folder is None else "converted",
         source=_embedded_source(folder, student),
     )

@@ -1,11 +1,11 @@
 """The small model that ships inside the package, and any folder of the same layout.
 
 ``config.json`` (sizes and latent statistics), ``vae.safetensors``, ``dit.safetensors``,
-``text_encoder.safetensors`` and ``tokenizer.json``. Matrices are stored in eight bits
-(:mod:`longlive.weights.compact`). Distilled students of the transformer lie beside it, each under a
-name of its own: ``dit_4step.safetensors`` is the student ``4step``, as its change from
-``dit.safetensors`` in four bits (:mod:`longlive.weights.changes`). ``student_steps`` of the
-configuration has the steps that each takes.
+``text_encoder.safetensors``, ``tokenizer.json``, and perhaps ``tiny_decoder.safetensors``. Matrices
+are stored in eight bits (:mod:`longlive.weights.compact`). Distilled students of the transformer
+lie beside it, each under a name of its own: ``dit_4step.safetensors`` is the student ``4step``, as
+its change from ``dit.safetensors`` in four bits (:mod:`longlive.weights.changes`).
+``student_steps`` of the configuration has the steps that each takes.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from longlive.errors import UserError
 from longlive.models.dit import DiT
 from longlive.models.sizes import DiTConfig
 from longlive.models.text_encoder import UMT5Config, UMT5Encoder
+from longlive.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from longlive.models.tokenizer import PromptTokenizer
 from longlive.models.vae import WanVAE
 from longlive.models.vae_networks import VAEConfig
@@ -37,7 +38,7 @@ _BASE = "base_sha256"
 _STEPS = "student_steps"
 
 Module = TypeVar("Module", bound=nn.Module)
-Size = TypeVar("Size", DiTConfig, UMT5Config, VAEConfig)
+Size = TypeVar("Size", DiTConfig, UMT5Config, VAEConfig, TinyDecoderConfig)
 
 
 def embedded_folder() -> Path:
@@ -71,6 +72,22 @@ def load_vae(folder: str | Path | None = None) -> WanVAE:
     with torch.device("meta"):
         vae = WanVAE(_size(VAEConfig, folder, "vae"))
     return _load(vae, folder, "vae")
+
+
+def load_tiny_decoder(folder: str | Path | None = None) -> TinyDecoder:
+    """Read the tiny decoder, which not every folder has.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if "tiny_decoder" not in read_config(folder):
+        raise UserError(
+            f"no tiny decoder in {_config_path(folder).parent}: set model.decoder to wan, or train "
+            "one (configs/train/tiny_decoder.yaml)"
+        )
+    with torch.device("meta"):
+        decoder = TinyDecoder(_size(TinyDecoderConfig, folder, "tiny_decoder"))
+    return _load(decoder, folder, "tiny_decoder")
 
 
 def student_names(folder: str | Path | None = None) -> tuple[str, ...]:
