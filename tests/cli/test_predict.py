@@ -617,7 +617,8 @@ def test_a_folder_of_published_weights_is_not_taken_for_the_small_model(predict,
 
 def test_a_decoder_that_the_weights_lack_is_refused(predict, nano):
     assert predict(PROMPT, "--model.decoder=tiny").refusal() == (
-        f"{nano} weights have no tiny decoder: set decoder to wan"
+        f"no tiny decoder in {nano}: set model.decoder to wan, or train one "
+        "(configs/train/tiny_decoder.yaml)"
     )
 
 

@@ -9,6 +9,7 @@ from longlive.data.shapes_data import (
     ShapesClips,
     ShapesLatents,
     draw_clip,
+    draw_hard_clip,
     encode_clips,
     shapes_tokenizer,
 )
@@ -124,12 +125,11 @@ def test_nothing_is_encoded_where_nothing_is_trained(stage):
 
 
 def test_hard_clips_are_small_stars_in_the_share_that_is_asked_for():
-    data = ShapesClips(hard_share=0.5)
-    clips = [data._draw(number, 21) for number in range(400)]
+    clips = [draw_hard_clip(number, 21, 0.5) for number in range(400)]
     is_hard = [(clip.prompt.size, clip.prompt.shape) == ("small", "star") for clip in clips]
     assert 0.45 < sum(is_hard) / len(is_hard) < 0.65
     assert not any(is_held_out(clip.prompt.text) for clip in clips)
-    assert ShapesClips()._draw(7, 21) == draw_clip(7, 21, 0.1)
+    assert draw_hard_clip(7, 21, 0.0) == draw_clip(7, 21, 0.1)
     places = {prompt: place for place, prompt in enumerate(training_prompts())}
     rest = [places[c.timeline[0][1]] for c, hard in zip(clips, is_hard, strict=True) if not hard]
     in_first_half = sum(place < len(places) / 2 for place in rest)

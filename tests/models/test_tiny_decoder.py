@@ -200,6 +200,22 @@ def test_a_few_training_steps_lower_the_loss_and_reach_every_parameter():
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_what_is_around_an_object_weighs_more():
+    decoder = TinyDecoder(SMALL, mse_weight=0.0, objects_weight=10.0)
+    latents, frames = torch.zeros(1, 1, 4, 4, 4), torch.full((1, 1, 3, 32, 32), 0.5)
+    # Untrained it paints gray, and a square of four pixels is all that is wrong: 36 are around it.
+    frames[..., 10:12, 10:12] = 1.0
+    with torch.no_grad():
+        for layer in decoder.decoder:
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.weight.zero_()
+        decoder.decoder[-1].bias.fill_(0.6)
+        loss = decoder.distillation_loss(latents, frames)
+    background, around = (32**2 - 36) * 0.1, 32 * 0.1 + 4 * 0.4
+    expected = (background + around + 10 * around) / 32**2
+    torch.testing.assert_close(loss, torch.tensor(expected))
+
+
 def test_the_trainer_fits_it_and_logs_the_distance_to_the_frames(tmp_path):
     decoder = TinyDecoder(SMALL, max_steps=2)
     pairs = [(torch.randn(2, 4, 2, 2), torch.rand(5, 3, 16, 16)) for _ in range(2)]

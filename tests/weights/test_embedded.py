@@ -9,6 +9,7 @@ import torch
 from longlive.errors import UserError
 from longlive.models.dit import DiT
 from longlive.models.sizes import DiTConfig
+from longlive.models.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from longlive.models.vae import WanVAE
 from longlive.models.vae_networks import VAEConfig
 from longlive.shapes import SLOTS
@@ -100,3 +101,16 @@ def test_the_package_holds_a_whole_model_of_at_most_sixteen_megabytes():
     words = {word for values in SLOTS.values() for value in values for word in value.split()}
     assert words <= set(tokenizer.known_words())
     assert (folder / "README.md").is_file()
+
+
+def test_a_tiny_decoder_lies_beside_the_model_where_there_is_one(tmp_path):
+    embedded.save_component(tmp_path, "dit", DiT(CONFIG).state_dict(), asdict(CONFIG))
+    with pytest.raises(UserError, match="no tiny decoder in .*: set model.decoder to wan"):
+        embedded.load_tiny_decoder(tmp_path)
+    config = TinyDecoderConfig(widths=(8, 8, 8, 8), blocks=1)
+    decoder = TinyDecoder(config)
+    embedded.save_component(tmp_path, "tiny_decoder", decoder.state_dict(), asdict(config))
+    read = embedded.load_tiny_decoder(tmp_path)
+    assert read.config == config
+    for name, value in decoder.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], value, rtol=0, atol=2e-2)
