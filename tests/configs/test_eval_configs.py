@@ -45,7 +45,7 @@ def _in_the_checkout(monkeypatch):
 def test_there_is_a_config_for_every_question():
     names = {path.stem for path in CONFIGS}
     assert names == {
-        *("fast_start", "folder", "interactive", "long", "precision", "shapes"),
+        *("decoder", "fast_start", "folder", "interactive", "long", "precision", "shapes"),
         *("students", "switch", "tradeoff", "vbench"),
     }
 
