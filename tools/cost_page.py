@@ -29,7 +29,7 @@ from longlive.video.atomic import write_bytes
 
 MADE_BY = "<!-- made by tools/cost_page.py from docs/results; do not edit -->"
 WEIGHTS = "synthetic"
-MATRICES = ("alone", "left_out", "cumulative")
+MATRICES = ("alone", "alone_decoder", "left_out", "cumulative")
 """Ablations of the optimizations, ``configs/benchmark/ablation_NAME.yaml``."""
 
 LESS_WORK = ("FoldUpsampling", "QuantizeLinears")

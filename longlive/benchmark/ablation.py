@@ -282,6 +282,8 @@ def _result(row: _Row) -> AblationRow:
         values = tuple(f[name].value for f in repeats)
         if values and None not in values:
             samples[name] = tuple(value for value in values if value is not None)
+    # A rollout's own peak holds what other rows have left behind.
+    samples.pop("peak_memory_bytes", None)
     if row.memory_bytes:
         samples["peak_memory_bytes"] = tuple(row.memory_bytes)
     return AblationRow(

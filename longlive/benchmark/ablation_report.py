@@ -40,9 +40,14 @@ def _head(results: AblationResults) -> Iterator[str]:
         yield ""
     yield (
         f"{environment.device_name}, torch {environment.torch}, {results.weights_kind} weights, "
-        f"{results.started_at}, commit {results.commit or 'unknown'}: {results.repeats} repeats of "
-        f"each row, {turns}. Medians, and in brackets half the range between the repeats. The last "
-        "column compares the inter-frame latency with the row "
+        f"{results.started_at}, commit {results.commit or 'unknown'}: "
+        + (
+            f"{results.repeats} repeats of each row, {turns}. Medians, and in brackets half the "
+            "range between the repeats. "
+            if results.repeats > 1
+            else f"each row once, {turns}. "
+        )
+        + "The last column compares the inter-frame latency with the row "
         f"*{results.baseline}*, in repeats {same}."
     )
     yield ""
@@ -71,6 +76,8 @@ def _cell(values: Sequence[float], name: str) -> str:
     if not values:
         return NOTHING
     unit = DEFINITIONS[name].unit
+    if len(values) == 1:
+        return show(values[0], unit)
     spread = (max(values) - min(values)) / 2
     return f"{show(median(values), unit)} (± {show(spread, unit)})"
 
@@ -79,6 +86,8 @@ def _gain(row: AblationRow, baseline: AblationRow) -> str:
     ratios = gains(row, baseline, "inter_frame_ms")
     if not ratios or row is baseline:
         return NOTHING
+    if len(ratios) == 1:
+        return signed_percent(ratios[0] - 1)
     low, high = (signed_percent(bound(ratios) - 1) for bound in (min, max))
     return f"{signed_percent(median(ratios) - 1)} ({low} to {high})"
 

@@ -242,12 +242,12 @@ def test_floors_by_the_recipe_are_those_that_the_benchmark_wrote():
 
 def test_an_ablation_takes_the_place_of_the_command_that_makes_it(page):
     text = text_of(page)
-    assert text.count("python tools/ablate.py --matrix configs/benchmark/ablation_") == 3
+    assert text.count("python tools/ablate.py --matrix configs/benchmark/ablation_") == 4
     alone = ablation(title="Each alone", matrix="configs/benchmark/ablation_alone.yaml")
     alone.save(page.parent / "results" / "alone")
     gains = section(text_of(page), "What each optimization gains")
     assert "ablation_alone.yaml --output" not in gains
-    assert gains.count("is not measured") == 2
+    assert gains.count("is not measured") == 3
     assert "\n### Each alone\n" in gains
     assert "[alone](results/alone/ablation.json)" in gains
     assert cells(gains, "window 6")[-1].startswith("-")
