@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ import torch
 
 from longlive.benchmark.environment import commit_of_checkout, environment_of, gpu_state
 from longlive.benchmark.markdown import NOTHING, code, decimals, one_line, table
-from longlive.benchmark.run import prepare_folder
+from longlive.benchmark.run import Terminated, prepare_folder, terminated_by_signal
 from longlive.data.pair_shards import shard_path, write_shard
 from longlive.errors import UserError
 from longlive.models.sizes import dit_config
@@ -37,6 +38,7 @@ from longlive.video.atomic import write_bytes
 
 ROOT = Path(__file__).parents[1]
 NAME = "distillation"
+TERMINATED = 143
 PROMPTS = ("a large red circle bounces over night", "a small blue star spins over snow")
 COLUMNS = (
     *("stage", "losses and gradients", "iteration, s", "its peak, GiB", "peak of the run, GiB"),
@@ -196,14 +198,14 @@ def measure(name: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         try:
-            exit_code = subprocess.run(
+            exit_code = run_whole(
                 [sys.executable, "-m", "longlive", *command],
+                args.timeout,
                 cwd=data,
                 env=environment,
                 stdout=file,
                 stderr=file,
-                timeout=args.timeout,
-            ).returncode
+            )
             error = ""
         except subprocess.TimeoutExpired:
             exit_code, error = None, f"stopped after {args.timeout:g} s"
@@ -229,6 +231,20 @@ def measure(name: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
         else {},
         "iterations": iterations,
     }
+
+
+def run_whole(words: list[str], timeout_s: float, **options: Any) -> int:
+    """Run a program; what ends the wait ends all of its processes, which would keep the GPUs.
+
+    Raises:
+        subprocess.TimeoutExpired: If it takes longer.
+    """
+    with subprocess.Popen(words, start_new_session=True, **options) as process:
+        try:
+            return process.wait(timeout_s)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -387,7 +403,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.iterations < 2:
         parser.error("--iterations starts at 2: the first one warms up")
     try:
-        results = measure_all(args)
+        with terminated_by_signal():
+            results = measure_all(args)
+    except Terminated:
+        return TERMINATED
     except UserError as error:
         print(f"measure_distillation: error: {error}", file=sys.stderr)
         return 2

@@ -1,9 +1,11 @@
 """One iteration of every stage of distillation: its command, its figures, its table."""
 
 import json
+import subprocess
+import sys
+import time
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 
 import measure_distillation as tool
 import pytest
@@ -26,7 +28,7 @@ def runs(monkeypatch):
     """Stages that log what they are told to, and run nothing: ``name: (exit code, said, rows)``."""
     told: dict[str, tuple[int, str, list[str]]] = {}
 
-    def run(words, cwd, stdout, **options):
+    def run(words, timeout_s, cwd, stdout, **options):
         save_dir = next(w for w in words if w.startswith("--trainer.logger.save_dir="))
         name = save_dir.partition("=")[2]
         code, said, rows = told[name]
@@ -34,9 +36,9 @@ def runs(monkeypatch):
         folder.mkdir(parents=True)
         (folder / "metrics.csv").write_text("\n".join([HEADER, *rows]) + "\n")
         stdout.write(said)
-        return SimpleNamespace(returncode=code)
+        return code
 
-    monkeypatch.setattr(tool.subprocess, "run", run)
+    monkeypatch.setattr(tool, "run_whole", run)
     return told
 
 
@@ -135,3 +137,29 @@ def test_clips_and_pairs_have_the_format_of_real_ones(tmp_path):
     batch = pairs.read([0])
     assert batch.states.shape == (1, 5, 21, 16, 60, 104)
     assert batch.sigmas.tolist()[::4] == [1, 0]
+
+
+GRANDCHILD = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_stage_that_takes_too_long_ends_with_all_of_its_processes(tmp_path):
+    said = tmp_path / "said"
+    with said.open("w") as file, pytest.raises(subprocess.TimeoutExpired):
+        tool.run_whole([sys.executable, "-c", GRANDCHILD], 3, stdout=file)
+    pid = int(said.read_text())
+    end = time.monotonic() + 10
+    while time.monotonic() < end and is_running(pid):
+        time.sleep(0.05)
+    assert not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
