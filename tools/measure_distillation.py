@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,7 @@ def measure(name: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_whole(words: list[str], timeout_s: float, **options: Any) -> int:
-    """Run a program; what ends the wait ends all of its processes, which would keep the GPUs.
+    """Run a program; when it or the wait ends, so do all of its processes: they would keep GPUs.
 
     Raises:
         subprocess.TimeoutExpired: If it takes longer.
@@ -242,9 +243,10 @@ def run_whole(words: list[str], timeout_s: float, **options: Any) -> int:
     with subprocess.Popen(words, start_new_session=True, **options) as process:
         try:
             return process.wait(timeout_s)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+        finally:
+            # Usually there are none left.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

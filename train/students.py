@@ -152,12 +152,13 @@ def export_and_score(
     steps_of = "4step" if name == "init" else name
     config = yaml.safe_load((ROOT / "configs" / "student" / f"{steps_of}.yaml").read_text())
     steps = ["--denoising", *map(str, config["model"]["init_args"]["denoising_steps"])]
+    noted = [] if name == "init" else steps
     base = [] if options.teacher == "embedded" else ["--base", options.teacher]
     with machine.exports:
         export = ROOT / "tools" / "export_student.py"
         checkpoint = machine.output / name / "last.ckpt"
         failed = machine.run(
-            name, None, export, checkpoint, weights, "--student", name, *base, *steps
+            name, None, export, checkpoint, weights, "--student", name, *base, *noted
         )
     if failed or not options.prompts:
         return

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from longlive.data.shapes_data import CLIPS_OF_A_PROCESS, Clip, draw_hard_clip, encode_clips
+from longlive.data.shapes_data import Clip, draw_hard_clip, encode_clips
 from longlive.data.shapes_world import render_timelines
 from longlive.errors import UserError
 from longlive.geometry import frames_of
@@ -23,12 +23,12 @@ _AT_ONCE = 16
 class ShapesPairs(pl.LightningDataModule):
     """Encoded clips and the true frames of each, without texture, as the VAE is taught to give.
 
-    Everything is rendered and encoded once at the start, each process its own clips, and stays on
-    the training device, the frames in eight bits.
+    Everything is rendered and encoded once at the start and stays on the training device, the
+    frames in eight bits. Several processes each hold all of it, and train on a part.
 
     Args:
         vae: Folder of the embedded model's weights; None takes the ones in the package.
-        clips: Clips to train on, in each process.
+        clips: Clips to train on.
         batch_size: Clips of a training step.
         latent_frames: Length of a clip.
         hard_share: How many of the training clips show small stars.
@@ -72,9 +72,7 @@ class ShapesPairs(pl.LightningDataModule):
         """Render and encode every clip on the training device."""
         if stage != "fit" or self._pairs:
             return
-        trainer = cast(pl.Trainer, self.trainer)
-        first = self.seed + CLIPS_OF_A_PROCESS * trainer.global_rank
-        numbers = range(first, first + self.clips)
+        numbers = range(self.seed, self.seed + self.clips)
         held_out = held_out_prompts()
         chosen = {
             True: [draw_hard_clip(one, self.latent_frames, self.hard_share) for one in numbers],
@@ -83,7 +81,7 @@ class ShapesPairs(pl.LightningDataModule):
                 for one in range(self.validation_clips)
             ],
         }
-        device = trainer.strategy.root_device
+        device = cast(pl.Trainer, self.trainer).strategy.root_device
         self._pairs = {kind: self._encode(clips, device) for kind, clips in chosen.items() if clips}
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -56,7 +56,6 @@ _WARM_BLOCKS = 5
 _BLOCKS_OF_A_SWITCH = 3
 _LEAST_BUFFER_FRAMES = 12
 _WARM_SECONDS = 900.0
-_LOADING_S = 3.0
 
 
 class SessionEngine:
@@ -257,10 +256,10 @@ class SessionEngine:
             setup = self.video.setup
             if self.video.tree is None or setup is None:
                 raise UserError("there is no session to write; start a video first")
-            if not self.changed.wait_for(lambda: self.model.student == setup.student, _LOADING_S):
-                raise UserError("the video has no weights yet; try again when it plays")
+            if self.model.student != setup.student:
+                raise UserError("the video has not begun; try again when it plays")
             tree = copy.deepcopy(self.video.tree)
-        return session_record(self.model, tree, setup, self._callback_configs)
+            return session_record(self.model, tree, setup, self._callback_configs)
 
     def offer(self, samples: Sequence[str]) -> ModelOffer:
         """What a viewer is told about the model.

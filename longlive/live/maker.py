@@ -164,9 +164,9 @@ class Maker:
     def _roll(self, setup: Setup) -> None:
         self._setup = setup
         if setup.student is not None and setup.student != self._model.student:
-            self._model.use_student(setup.student)
+            # Whoever describes a session sees weights and name of one student, never of two.
             with self._changed:
-                self._changed.notify_all()
+                self._model.use_student(setup.student)
         self._model.spec = setup.apply(self._base_spec, self._model.shift)
         stream = self._model.stream(
             LivePrompts(

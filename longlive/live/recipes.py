@@ -75,7 +75,9 @@ class Recipes:
         self._steps = denoising_steps
         self._guidance = guidance
         self._student = student
-        self._students = {len(steps): (name, steps) for name, steps in (students or {}).items()}
+        self._students: dict[int, tuple[str, tuple[int, ...]]] = {}
+        for name, steps in (students or {}).items():
+            self._students.setdefault(len(steps), (name, steps))
         self._default_steps: int | None = None
 
     @property

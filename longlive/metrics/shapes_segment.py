@@ -125,9 +125,9 @@ def background_pixels(frames_TCHW: Tensor) -> Tensor:
 def _heaviest_component(distance_NHW: Tensor, threshold_N: Tensor) -> Tensor:
     """The connected region with the largest sum of distance, on cells of 2x2 pixels.
 
-    Every cell starts with its own number and takes the largest among its neighbours', and then what
-    the cell of that number has, until nothing changes: then a component has one number. Looking up
-    doubles the distance that a number travels in a step.
+    Every cell starts with its own number and takes the largest among its neighbors', and then what
+    the cell of that number has, until nothing changes: then a component has one number. By looking
+    up, a number travels much farther than a cell in a step.
     """
     weight_NHW = functional.avg_pool2d(distance_NHW[:, None], 2)[:, 0]
     is_out_NHW = weight_NHW > threshold_N[:, None, None]

@@ -252,7 +252,7 @@ class LongLive(pl.LightningModule):
         """
         self.parts = with_student(cast(Components, self.prepare().parts), self.weights, student)
         self._weights_hash = None
-        self.student = student
+        self.student = self.settings["student"] = student
 
     def stream(
         self,

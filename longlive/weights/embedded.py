@@ -99,14 +99,23 @@ def student_names(folder: str | Path | None = None) -> tuple[str, ...]:
 
 
 def steps_of_alike(student: str, folder: str | Path | None = None) -> dict[str, tuple[int, ...]]:
-    """Steps of all students in a folder that have the size of one of them, as far as known."""
+    """Steps of all students in a folder that have the size of one of them, as far as known.
+
+    Those whose file is missing, or is the change of another model, are left out.
+    """
     config = read_config(folder)
     size = config.get(component_of(student))
+    base = _fingerprint(Path(folder or embedded_folder()) / "dit.safetensors")
     return {
         name: tuple(steps)
         for name, steps in config.get(_STEPS, {}).items()
         if size is not None and config.get(component_of(name)) == size
+        if _is_whole(Path(folder or embedded_folder()) / f"{component_of(name)}.safetensors", base)
     }
+
+
+def _is_whole(path: Path, base: str) -> bool:
+    return path.is_file() and read_metadata(path).get(_BASE, base) == base
 
 
 def component_of(student: str | None) -> str:
@@ -150,9 +159,9 @@ def save_student(
         steps: Denoising steps that it was distilled for, if they are to be known.
     """
     name, base = component_of(student), folder / "dit.safetensors"
-    if steps:
-        _note(folder, _STEPS, {**read_config(folder).get(_STEPS, {}), student: list(steps)})
     known = read_config(folder).get("dit")
+    every: dict[str, Any] = {**read_config(folder).get(_STEPS, {}), student: list(steps)}
+    _note(folder, _STEPS, {name: own for name, own in every.items() if own})
     if known != json.loads(json.dumps(config)):
         return save_component(folder, name, tensors, config)
     path = folder / f"{name}.safetensors"

@@ -10,12 +10,13 @@ from nano_model import DIT
 
 from longlive.callbacks.quantize import QuantizeLinears
 from longlive.cli import main
+from longlive.errors import UserError
 from longlive.live.protocol import Start
 from longlive.live.recipes import Recipes, Setup
 from longlive.models.dit import DiT
 from longlive.modules.longlive import LongLive
 from longlive.video.latents import read_latents
-from longlive.weights.embedded import read_config, save_student, steps_of_alike
+from longlive.weights.embedded import read_config, save_component, save_student, steps_of_alike
 from longlive.weights.synthetic import fill_synthetic
 
 A = "a large red circle"
@@ -86,6 +87,39 @@ def test_students_of_another_size_or_without_known_steps_are_not_alike(folder, t
     (other / "config.json").write_text(json.dumps(config))
     assert steps_of_alike("3step", other) == {"3step": STEPS["3step"]}
     assert steps_of_alike("none", other) == {}
+
+
+def test_students_that_cannot_be_read_are_not_alike(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / "dit_2step.safetensors").unlink()
+    assert steps_of_alike("3step", other) == {"3step": STEPS["3step"]}
+    # The others are changes of another model then.
+    dit = DiT(DIT)
+    fill_synthetic(dit, seed=5)
+    save_component(other, "dit", dit.state_dict(), asdict(DIT))
+    assert steps_of_alike("3step", other) == {}
+
+
+def test_a_student_that_is_written_again_without_its_steps_has_none(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    save_student(other, "2step", DiT(DIT).state_dict(), asdict(DIT))
+    assert steps_of_alike("3step", other) == {"3step": STEPS["3step"]}
+
+
+def test_a_session_is_not_described_by_the_weights_of_the_one_before(play, folder):
+    played = play(weights=str(folder), student="3step", denoising_steps=list(STEPS["3step"]))
+    made_by(played, 3)
+    with played.engine.changed:
+        played.engine.start(Start(2, A, steps=2))
+        with pytest.raises(UserError, match="has not begun"):
+            played.engine.session()
+    played.watch(1)
+    assert played.engine.session()["weights"]["source"].endswith("student 2step")
+
+
+def test_of_two_students_of_as_many_steps_the_first_takes_them():
+    recipes = Recipes([1000, 500], 1.0, "2step", {"one": (1000,), "other": (900,)})
+    assert recipes.setup(None, 1) == Setup((1000,), 1.0, "one")
 
 
 def test_without_a_student_of_so_many_steps_the_models_own_are_left_out():

@@ -143,14 +143,19 @@ GRANDCHILD = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 print(child.pid, flush=True)
-time.sleep(60)
 """
 
 
-def test_a_stage_that_takes_too_long_ends_with_all_of_its_processes(tmp_path):
+@pytest.mark.parametrize("fails", [True, False], ids=["it fails", "it takes too long"])
+def test_a_stage_that_ends_takes_all_of_its_processes_with_it(tmp_path, fails):
     said = tmp_path / "said"
-    with said.open("w") as file, pytest.raises(subprocess.TimeoutExpired):
-        tool.run_whole([sys.executable, "-c", GRANDCHILD], 3, stdout=file)
+    words = [sys.executable, "-c", GRANDCHILD + ("sys.exit(3)" if fails else "time.sleep(60)")]
+    with said.open("w") as file:
+        if fails:
+            assert tool.run_whole(words, 30, stdout=file) == 3
+        else:
+            with pytest.raises(subprocess.TimeoutExpired):
+                tool.run_whole(words, 3, stdout=file)
     pid = int(said.read_text())
     end = time.monotonic() + 10
     while time.monotonic() < end and is_running(pid):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 
+import export_embedded
 import pytest
 import torch
 
@@ -114,3 +115,18 @@ def test_a_tiny_decoder_lies_beside_the_model_where_there_is_one(tmp_path):
     assert read.config == config
     for name, value in decoder.state_dict().items():
         torch.testing.assert_close(read.state_dict()[name], value, rtol=0, atol=2e-2)
+
+
+def test_a_trained_tiny_decoder_is_exported_beside_the_model(tmp_path, monkeypatch):
+    embedded.save_component(tmp_path, "dit", DiT(CONFIG).state_dict(), asdict(CONFIG))
+    config = TinyDecoderConfig(widths=(8, 8, 8, 8), blocks=1)
+    decoder = TinyDecoder(config)
+    checkpoint: dict[str, object] = {"state_dict": decoder.state_dict()}
+    decoder.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    words = ["export_embedded.py", "tiny_decoder", str(tmp_path / "last.ckpt"), str(tmp_path)]
+    monkeypatch.setattr("sys.argv", words)
+    assert export_embedded.main() == 0
+    read = embedded.load_tiny_decoder(tmp_path)
+    assert read.config == config
+    assert embedded.load_dit(tmp_path).config == CONFIG
