@@ -18,6 +18,8 @@ _SUMMARY = (
     "Open a page where a video follows what you type. All other options are those of longlive "
     "predict: without a --config the small model of the package is served."
 )
+_DEFAULT_CONFIGS = ("tiny.yaml", "switch/preempt.yaml")
+"""The embedded model; a prompt interrupts the block at hand."""
 _MOST_SAMPLES = 12
 _SAMPLES = (
     "A paper boat drifts down a rain-soaked street at dusk, reflections of neon signs rippling "
@@ -143,7 +145,7 @@ def _suggestions(model: "LongLive") -> tuple[str, ...]:
 def _with_default_config(rest: list[str]) -> list[str]:
     if any(arg.partition("=")[0] in ("--config", "-c") for arg in rest):
         return rest
-    path = Path(longlive.__file__).parents[1] / "configs" / "tiny.yaml"
-    if not path.is_file():
+    configs = Path(longlive.__file__).parents[1] / "configs"
+    if not all((configs / name).is_file() for name in _DEFAULT_CONFIGS):
         raise UserError("no configuration: name one, as in --config configs/tiny.yaml")
-    return ["--config", str(path), *rest]
+    return [*(f"--config={configs / name}" for name in _DEFAULT_CONFIGS), *rest]
