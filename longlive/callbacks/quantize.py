@@ -48,6 +48,7 @@ class QuantizeLinears(Optimization):
     """
 
     wrap_order = WrapOrder.WEIGHTS
+    replaces_layers = True
 
     def __init__(
         self,

@@ -19,7 +19,6 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import torch
 
-from longlive.callbacks.quantize import QuantizeLinears
 from longlive.data.sessions import PromptEvent
 from longlive.errors import UserError
 from longlive.geometry import FPS, frames_of
@@ -42,6 +41,7 @@ from longlive.live.statistics import Statistics
 from longlive.live.text_ahead import TextAhead
 from longlive.modules.components import Components
 from longlive.modules.longlive import DENOISING_STEPS, LongLive
+from longlive.rollout.hooks import RolloutCallback
 from longlive.rollout.transitions import SWITCH, Transition
 from longlive.weights.embedded import steps_of_alike
 
@@ -342,10 +342,14 @@ def _students_of(
     model: LongLive, callbacks: Iterable[pl.Callback]
 ) -> dict[str, tuple[int, ...]] | None:
     """Students whose weights can take the place of the model's."""
-    if model.student is None or any(isinstance(one, QuantizeLinears) for one in callbacks):
+    if model.student is None or any(map(_replaces_layers, callbacks)):
         return None
     folder = None if model.weights == "embedded" else model.weights
     return steps_of_alike(model.student, folder)
+
+
+def _replaces_layers(callback: pl.Callback) -> bool:
+    return isinstance(callback, RolloutCallback) and callback.replaces_layers
 
 
 def _events(order: Start) -> list[PromptEvent]:

@@ -190,12 +190,12 @@ class Distillation(pl.LightningModule):
         is_large = root_device.type == "cuda" and self.sizes["student"] != "tiny"
         language_dtype = torch.bfloat16 if is_large else torch.float32
         language = build_language(self.weights, self.sizes["student"], root_device, language_dtype)
-        networks = {"student": self._transformer("student", device)}
+        networks = {"student": self._transformer("student", device, drawn_on=root_device)}
         if self.plan.objective in ("matching", "consistency"):
-            teacher = self._transformer("teacher", device, self.teacher_dtype)
+            teacher = self._transformer("teacher", device, self.teacher_dtype, root_device)
             networks["teacher"] = self._frozen["teacher"] = teacher.requires_grad_(False)
         if self.plan.objective == "matching":
-            networks["critic"] = self._transformer("critic", device)
+            networks["critic"] = self._transformer("critic", device, drawn_on=root_device)
         check_together(networks, language.encoder.config.width)
         self.plan.clip.spec(networks["student"].config, 1, self.plan.streaming)
         self._frozen["language"] = language
@@ -217,10 +217,13 @@ class Distillation(pl.LightningModule):
             self.student_average = copy.deepcopy(self.student).requires_grad_(False)
 
     def _transformer(
-        self, role: Role, device: torch.device, dtype: torch.dtype = torch.float32
+        self,
+        role: Role,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        drawn_on: torch.device | None = None,
     ) -> DiT:
         source = self.sources[role] or self.weights
-        drawn_on = self.trainer.strategy.root_device
         return build_transformer(source, self.sizes[role], role, device, dtype, drawn_on)
 
     def _make_trainable(self, dit: DiT) -> None:

@@ -40,6 +40,8 @@ class RolloutCallback(pl.Callback):
     """A Lightning callback with hooks inside a rollout; each does nothing until overridden."""
 
     wrap_order: ClassVar[WrapOrder] = WrapOrder.KERNELS
+    replaces_layers: ClassVar[bool] = False
+    """Whether other weights can no longer be loaded into the transformer."""
 
     def configure_rollout(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, spec: RolloutSpec
