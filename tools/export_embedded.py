@@ -46,13 +46,14 @@ def measured_config(weights: dict[str, Tensor], clips: int) -> VAEConfig:
     )
 
 
-def export_parts(
+def export_dit(
     weights: dict[str, Tensor], sizes: dict[str, dict[str, object]], output: Path
 ) -> None:
     for name, config in sizes.items():
         prefix = f"{name}."
         part = {key.removeprefix(prefix): v for key, v in weights.items() if key.startswith(prefix)}
         print(save_component(output, name, part, config))
+    shapes_tokenizer().tokenizer.save(str(output / "tokenizer.json"))
 
 
 def main() -> int:
@@ -70,11 +71,10 @@ def main() -> int:
     if args.component == "vae":
         export_vae(weights, args.output, None if args.keep_statistics else args.clips)
     elif args.component == "dit":
-        export_parts(weights, checkpoint["sizes"], args.output)
-        shapes_tokenizer().tokenizer.save(str(args.output / "tokenizer.json"))
+        export_dit(weights, checkpoint["sizes"], args.output)
     else:
-        weights = {f"tiny_decoder.{key}": value for key, value in weights.items()}
-        export_parts(weights, checkpoint["sizes"], args.output)
+        [(name, config)] = checkpoint["sizes"].items()
+        print(save_component(args.output, name, weights, config))
     return 0
 
 

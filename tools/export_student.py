@@ -2,15 +2,16 @@
 
     python tools/export_student.py runs/tiny_dmd/last.ckpt student.pt
     python tools/export_student.py runs/tiny_dmd/last.ckpt runs/student --layout embedded
-    python tools/export_student.py runs/tiny_dmd/last.ckpt longlive/assets/tiny --student 4step
+    python tools/export_student.py runs/tiny_dmd/last.ckpt longlive/assets/tiny --student 4step \
+        --denoising 1000 750 500 250
     python tools/export_student.py runs/long/last.ckpt lora.pt --layout lora
 
 `official` is the layout of longlive_base.pt, `lora` that of lora.pt, `embedded` a folder like
 longlive/assets/tiny: text encoder, VAE and tokenizer are copied from --base. With --student the
 weights lie beside the many-step model of such a folder, which is made from --base if it is not
-there, as their change from it in four bits; --denoising notes those it was distilled for, so
-that `longlive serve` can change to it. A sharded checkpoint is a folder; it is put together
-first.
+there, as their change from it in four bits; --denoising notes the steps it was
+distilled for, so that `longlive serve` can change to it. A sharded checkpoint is a folder; it is
+put together first.
 """
 
 import argparse
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         "--network", choices=["auto", "student", "student_average", "critic"], default="auto"
     )
     parser.add_argument("--student", help="name of a student beside the model in OUTPUT")
-    parser.add_argument("--denoising", type=int, nargs="+", default=[], help="of the student")
+    parser.add_argument("--denoising", type=int, nargs="+", default=[], help="its steps")
     parser.add_argument("--base", type=Path, default=embedded_folder())
     args = parser.parse_args(argv)
     try:

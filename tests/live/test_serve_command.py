@@ -17,7 +17,10 @@ from pathlib import Path
 import pytest
 from live_server import take
 
+from longlive.callbacks.preempt import PreemptBlock
 from longlive.cli import main
+from longlive.cli.serve import _with_default_config
+from longlive.cli.serve_model import configure
 from longlive.client import connect
 from longlive.live import serve as module_of_serve
 from longlive.video.read import read_metadata, read_video
@@ -137,6 +140,13 @@ def test_the_help_shows_what_it_takes(capsys):
     text = capsys.readouterr().out
     for name in ("host", "port", "token", "origin", "recordings", "buffer", "grace"):
         assert f"--{name}" in text
+
+
+def test_without_a_configuration_a_prompt_interrupts_the_block_of_the_small_model():
+    model = configure(_with_default_config(["--trainer.accelerator=cpu"]))
+    assert model.model.weights == "embedded"
+    assert [type(one) for one in model.callbacks] == [PreemptBlock]
+    assert _with_default_config(["--config=a.yaml"]) == ["--config=a.yaml"]
 
 
 def test_nothing_heavy_is_imported_to_refuse_an_argument():
