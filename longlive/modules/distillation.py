@@ -65,7 +65,7 @@ class Distillation(pl.LightningModule):
         weights: Where text encoder and VAE come from, and networks that are not named:
             ``embedded``, ``synthetic``, or a folder, see
             :mod:`longlive.modules.distillation_networks`.
-        student: Weights to start from, if others.
+        student: Weights to start from, if others: a file, a folder, or a student of the package.
         teacher: Weights of the teacher, if others.
         critic: Weights that the critic starts from; the teacher's by default.
         size: Size of the student.

@@ -63,8 +63,8 @@ def build_transformer(
 
     Args:
         source: ``embedded``, ``synthetic``, a folder of the embedded layout, a models folder with
-            the published Wan files, or a file: published or converted weights, or a ``.ckpt`` of a
-            stage before this one.
+            the published Wan files, a student of the package (``4step``), or a file: published or
+            converted weights, or a ``.ckpt`` of a stage before this one.
         size: Its size; the embedded layout knows its own.
         role: Which network of a ``.ckpt`` is wanted. Of a student the average, if there is one.
         device: Where the weights go.
@@ -76,6 +76,8 @@ def build_transformer(
     """
     if source == "embedded" or (Path(source).is_dir() and embedded.is_embedded_folder(source)):
         return embedded.load_dit(None if source == "embedded" else source).to(device, dtype)
+    if not Path(source).exists() and source in embedded.student_names():
+        return embedded.load_dit(None, source).to(device, dtype)
     with torch.device("meta"):
         dit = DiT(dit_config(size))
     if source == "synthetic":
