@@ -1,6 +1,7 @@
 """What each decision of distillation gains: the students that the reference's choices make.
 
     python train/decisions.py --minutes 2 --at-once 4
+    python train/decisions.py --steps 600 --at-once 4     # each as many, whatever compilation takes
 
 One student is trained with the defaults, one more with another seed, to show how much chance there
 is, and one with each option at the reference's setting (longlive/distillation/decisions.py), all
@@ -51,10 +52,10 @@ def train_and_score(machine: Machine, name: str, args: argparse.Namespace) -> di
         failed = machine.run(
             *(student, device, "-m", "longlive", "fit"),
             f"--config={ROOT}/configs/distill/tiny_long.yaml",
-            "--trainer.max_steps=-1",
+            f"--trainer.max_steps={args.steps or -1}",
             f"--trainer.precision={args.precision}",
             f"--trainer.logger.save_dir={folder}",
-            f"--model.max_seconds={round(60 * args.minutes)}",
+            *([] if args.steps else [f"--model.max_seconds={round(60 * args.minutes)}"]),
             f"--trainer.callbacks={json.dumps(callbacks(folder))}",
             *(f"--{setting}" for setting in args.set),
             *variants()[name],
@@ -94,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/decisions"))
     parser.add_argument("--minutes", type=float, default=2.0, help="of training for each student")
+    parser.add_argument("--steps", type=int, help="training steps for each, in place of minutes")
     parser.add_argument("--at-once", type=int, default=1, metavar="N", help="students in training")
     names = list(variants())
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="DECISION")
