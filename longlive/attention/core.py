@@ -85,17 +85,13 @@ class MaskedAttention:
 
 @dataclass(frozen=True, slots=True)
 class WindowAttention:
-    """One block of a rollout: its keys go into the cache, its queries see the window.
-
-    With absolute positions keys are stored rotated. With window-relative ones they are stored as
-    they are and rotated by their place in the window at every call, because that place changes.
+    """One block of a rollout: its keys go into the cache, rotated; its queries see the window.
 
     Attributes:
         cache: Where keys and values are kept.
         rotation: Rotary positions of the call's tokens.
         write_slots_F: Slot of each stored latent frame, int64, on the device.
         read: Slots the queries see.
-        seen_rotation: Window-relative only: rotary positions of the slots that are read.
         dropped: Leading latent frames of the call that are not stored.
         attention: Kernel.
     """
@@ -104,7 +100,6 @@ class WindowAttention:
     rotation: Rotation
     write_slots_F: Tensor
     read: Slots
-    seen_rotation: Rotation | None
     dropped: int
     attention: Attention
 
@@ -147,8 +142,6 @@ class LayerWindow:
             q_BLND: Queries, rotated.
             seen: What the cache's kernel takes; keys first.
         """
-        if self.call.seen_rotation is not None:
-            seen = (rotate(seen[0], self.call.seen_rotation), *seen[1:])
         return self.cache.kernel(self.call.attention)(q_BLND, *seen)
 
     def store(self, k_BLND: Tensor, v_BLND: Tensor) -> None:
@@ -156,8 +149,7 @@ class LayerWindow:
         self._update(k_BLND, v_BLND)
 
     def _update(self, k_BLND: Tensor, v_BLND: Tensor) -> tuple[Any, ...]:
-        if self.call.seen_rotation is None:
-            k_BLND = rotate(k_BLND, self.call.rotation)
+        k_BLND = rotate(k_BLND, self.call.rotation)
         first = self.call.dropped * self.cache.tokens_per_slot
         return self.cache.update(
             k_BLND[:, first:], v_BLND[:, first:], self.call.write_slots_F, self.call.read

@@ -2,8 +2,7 @@
 
 It stands where a :class:`longlive.attention.kv_cache.KVCache` does. Slots, ring and sink are those
 of the window, and so is the rule that buffers are allocated once and written in place. What is
-stored and why is in :mod:`longlive.kernels.fp8_write`. Keys are stored rotated; they cannot be
-turned when they are read.
+stored and why is in :mod:`longlive.kernels.fp8_write`. A sink that is turned is rounded twice.
 """
 
 # Shape suffixes: B batch, F latent frames, P tokens per latent frame, L tokens of the call,
@@ -16,10 +15,11 @@ import torch
 from torch import Tensor
 
 from longlive.attention.backends import Attention
-from longlive.attention.kv_cache import KVCache, KVLayout, LayerCache, Slots
+from longlive.attention.kv_cache import KVCache, KVLayout, LayerCache, Sink, Slots
+from longlive.attention.rope import rotate, turn
 from longlive.errors import UserError
 from longlive.kernels.fp8_attention import fp8_attention
-from longlive.kernels.fp8_write import E4M3, fp8_write, value_places
+from longlive.kernels.fp8_write import E4M3, fp8_write, rounded, value_places
 
 _PADDING = 128
 """Of which the room for tokens is a multiple, so that a kernel's last tile lies within it."""
@@ -96,6 +96,7 @@ class Fp8Cache(KVCache):
         room = -(-slots * tokens // _PADDING) * _PADDING
         self.tokens_per_slot = tokens
         self._slots = slots
+        self.sink = Sink()
         # As bytes: not every device fills this type with zeros, and a zero is one.
         of_heads = (layers, batch, heads)
         self._k_bytes = torch.zeros(*of_heads, room, head_dim, dtype=torch.uint8, device=device)
@@ -125,20 +126,33 @@ class Fp8Cache(KVCache):
         self._v_bytes.zero_()
         self.shift.zero_()
         self.scale.fill_(1)
+        self.sink = Sink()
+
+    def _sink_keys(self, slots: int) -> Tensor:
+        return self._k_bytes[..., : slots * self.tokens_per_slot, :].clone()
+
+    def _put_sink(self, keys: Tensor, latent_frames: int) -> None:
+        by = turn(latent_frames, keys.shape[-1], torch.float32, keys.device)
+        layers = zip(self._k_bytes, keys, self.shift, self.scale, strict=True)
+        for bytes_BNTD, kept_BNTD, shift_KBND, scale_KBN in layers:
+            shift_BN1D, scale_BN11 = shift_KBND[0, :, :, None], scale_KBN[0, :, :, None, None]
+            turned_BNTD = rotate(kept_BNTD.view(E4M3).float() * scale_BN11 + shift_BN1D, by)
+            stored_BNTD = rounded((turned_BNTD - shift_BN1D) / scale_BN11)
+            bytes_BNTD[:, :, : kept_BNTD.shape[2]].copy_(stored_BNTD.view(torch.uint8))
 
     @property
     def slots(self) -> int:
         """Latent frames the cache has room for."""
         return self._slots
 
-    def snapshot(self, slots: int) -> tuple[Tensor, ...]:
+    def snapshot(self, slots: int) -> tuple[Any, ...]:
         """Copy the leading ``slots``, and what tells the size of their numbers."""
         leading = torch.arange(slots, device=self.k.device)
-        return *self.rows(leading), self.shift.clone(), self.scale.clone()
+        return *self.rows(leading), self.shift.clone(), self.scale.clone(), self.sink
 
-    def restore(self, kept: tuple[Tensor, ...]) -> None:
+    def restore(self, kept: tuple[Any, ...]) -> None:
         """Put back what :meth:`snapshot` returned, in place; other slots keep what they hold."""
-        k_bytes, v_bytes, shift, scale = kept
+        k_bytes, v_bytes, shift, scale, self.sink = kept
         slots = k_bytes.shape[3] // self.tokens_per_slot
         self.put_rows(torch.arange(slots, device=self.k.device), (k_bytes, v_bytes))
         self.shift.copy_(shift)

@@ -4,6 +4,9 @@ One slot holds one latent frame of one layer. A pass over a full window reads th
 lie, without a copy; so does a pass over a window that is still filling, because the filled slots
 are a prefix. Nothing here looks at a value on the device, so nothing waits for it.
 
+Keys are stored rotated. With window-relative positions the sink follows the window: its keys are
+turned in time once a block, while those of all other frames stay as they are.
+
 With gradients enabled the new keys must stay in the graph while the buffer keeps plain values:
 then the queries read an out-of-place copy, and what is stored is detached. Gradients therefore end
 at the call that computed them.
@@ -14,10 +17,12 @@ at the call that computed them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from longlive.attention.rope import rotate, turn
 
 KVLayout = Literal["token-major", "head-major"]
 """What lies together in memory: all heads of a token, or all tokens of a head."""
@@ -86,6 +91,21 @@ class LayerCache:
         return attention
 
 
+class Sink(NamedTuple):
+    """Where in time the keys of the leading slots are.
+
+    Attributes:
+        position: Rotary position of the first one.
+        written: Where it was when they were stored.
+        keys: What was stored there, once they have been turned; they are always turned from these,
+            so that what each rounding loses does not add up.
+    """
+
+    position: int = 0
+    written: int = 0
+    keys: Tensor | None = None
+
+
 class KVCache:
     """Keys and values of every layer, ``[B, slots * P, N, D]``.
 
@@ -104,6 +124,9 @@ class KVCache:
         head_dim: Width of a head.
         dtype: Type of keys and values.
         device: Where the buffers live.
+
+    Attributes:
+        sink: Where the leading slots are; of interest to window-relative positions alone.
     """
 
     def __init__(
@@ -120,6 +143,7 @@ class KVCache:
     ) -> None:
         shape = (layers, batch, slots, tokens_per_slot, heads, head_dim)
         self.tokens_per_slot = tokens_per_slot
+        self.sink = Sink()
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
         self._layers = [LayerCache(k, v) for k, v in zip(self.k, self.v, strict=True)]
@@ -147,19 +171,45 @@ class KVCache:
         """Make the buffers what they were when they were allocated."""
         self.k.zero_()
         self.v.zero_()
+        self.sink = Sink()
+
+    def note_sink(self, position: int) -> None:
+        """Be told that the leading slots are about to be stored, at a rotary position."""
+        self.sink = Sink(position, position)
+
+    @torch.no_grad()
+    def turn_sink(self, slots: int, position: int) -> None:
+        """Turn the keys of the leading ``slots`` so that the first is at a rotary position."""
+        _, written, keys = self.sink
+        if self.sink.position == position:
+            return
+        if keys is None:
+            keys = self._sink_keys(slots)
+        self._put_sink(keys, position - written)
+        self.sink = Sink(position, written, keys)
+
+    def _sink_keys(self, slots: int) -> Tensor:
+        return self.k[:, :, :slots].clone()
+
+    def _put_sink(self, keys: Tensor, latent_frames: int) -> None:
+        by = turn(latent_frames, keys.shape[-1], keys.dtype, keys.device)
+        # Layer by layer, since what is turned is wide for a moment.
+        for buffer, of_layer in zip(self.k, keys, strict=True):
+            buffer[:, : of_layer.shape[1]].copy_(rotate(of_layer, by))
 
     @property
     def slots(self) -> int:
         """Latent frames the cache has room for."""
         return self.k.shape[2]
 
-    def snapshot(self, slots: int) -> tuple[Tensor, ...]:
+    def snapshot(self, slots: int) -> tuple[Any, ...]:
         """Copy the leading ``slots``."""
-        return self.k[:, :, :slots].clone(), self.v[:, :, :slots].clone()
+        return self.k[:, :, :slots].clone(), self.v[:, :, :slots].clone(), self.sink
 
-    def restore(self, kept: tuple[Tensor, ...]) -> None:
+    def restore(self, kept: tuple[Any, ...]) -> None:
         """Put back what :meth:`snapshot` returned, in place; other slots keep what they hold."""
-        for buffer, values in zip((self.k, self.v), kept, strict=True):
+        *rows, self.sink = kept
+        for buffer, values in zip((self.k, self.v), rows, strict=True):
             buffer[:, :, : values.shape[2]].copy_(values)
 
     def rows(self, slots_F: Tensor) -> tuple[Tensor, ...]:

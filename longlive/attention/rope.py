@@ -17,7 +17,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 RopeKind = Literal["absolute", "relative"]
-"""``absolute``: a latent frame keeps its own index. ``relative``: its place in the window."""
+"""``absolute``: a latent frame has its own index. ``relative``: its place in the window."""
 
 THETA = 10000.0
 MAX_ABSOLUTE_LATENT_FRAMES = 1023
@@ -85,6 +85,28 @@ def rotation(
     angles_L1C = rearrange(torch.cat(angles, -1), "F H W C -> (F H W) 1 C")
     wide = torch.promote_types(dtype, torch.float32)
     return Rotation(angles_L1C.cos().to(wide), angles_L1C.sin().to(wide))
+
+
+def turn(
+    latent_frames: int, head_dim: int, dtype: torch.dtype, device: torch.device | None = None
+) -> Rotation:
+    """Rotation that moves rotated keys by some latent frames in time, ``[1, 1, C]``.
+
+    Args:
+        latent_frames: Further by as many; back if negative.
+        head_dim: Width of a head.
+        dtype: Type of the keys, as for :func:`rotation`.
+        device: Where the keys are.
+    """
+    time, row, column = axis_pairs(head_dim)
+    angles_C = torch.cat(
+        [
+            latent_frames * angular_steps(time, device),
+            torch.zeros(row + column, dtype=torch.float64, device=device),
+        ]
+    )
+    wide = torch.promote_types(dtype, torch.float32)
+    return Rotation(angles_C.cos().to(wide)[None, None], angles_C.sin().to(wide)[None, None])
 
 
 def rotate(x_BLND: Tensor, by: Rotation) -> Tensor:

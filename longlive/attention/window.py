@@ -8,7 +8,10 @@ new frames overwrite the old ones.
 
 Two numberings of the slots therefore exist. The *physical* slot is where a frame's keys lie. The
 *logical* slot is where the reference would have shifted them to: sink first, then oldest to newest.
-Window-relative rotary positions are logical slots.
+
+Window-relative rotary positions are logical slots. Attention sees their differences alone, and
+those of the frames in the ring are those of their indices: so every frame can keep its index for a
+position if the sink is moved up behind the ring (:attr:`WindowPlan.sink_position`).
 """
 
 from dataclasses import dataclass
@@ -26,8 +29,6 @@ class WindowPlan:
         dropped: Leading latent frames of the call whose keys are not stored (a protected sink).
         write_slots: Physical slots of the stored frames, in time order.
         read_slots: Physical slots the queries see.
-        positions: Logical slots of the call's frames, the rotary positions of a relative window.
-        slots: Physical slot of each logical slot in use.
         head: Offset of the ring after the call.
         filled: Logical slots in use after the call.
         end: One past the newest latent frame stored after the call.
@@ -38,8 +39,6 @@ class WindowPlan:
     dropped: int
     write_slots: tuple[int, ...]
     read_slots: tuple[int, ...]
-    positions: tuple[int, ...]
-    slots: tuple[int, ...]
     head: int
     filled: int
     end: int
@@ -51,11 +50,13 @@ class WindowPlan:
         return count if sorted(self.read_slots) == list(range(count)) else None
 
     @property
-    def slot_positions(self) -> tuple[int, ...]:
-        """Logical slot of each physical slot that is read; for a prefix, in physical order."""
-        logical = {slot: index for index, slot in enumerate(self.slots)}
-        read = range(len(self.read_slots)) if self.read_prefix is not None else self.read_slots
-        return tuple(logical.get(slot, slot) for slot in read)
+    def sink_position(self) -> int:
+        """Rotary position of the first slot if positions are window-relative.
+
+        It is what makes the sink the frames before the oldest in the ring. All other frames have
+        their own index, and so has the sink until something is evicted.
+        """
+        return self.end - self.filled
 
 
 class SlotWindow:
@@ -128,7 +129,7 @@ class SlotWindow:
             head = (self.head + evicted) % max(1, self.capacity - self.sink)
         first = filled - frames
         stored_from = max(first, self.sink) if is_known and protects_sink else first
-        slots = tuple(self._physical(index, head) for index in range(filled))
+        slots = tuple(self.physical(index, head) for index in range(filled))
         sink = range(min(self.sink, self.capacity if self.reads_unwritten else filled))
         recent = range(max(self.sink, filled - (self.window - self.sink)), filled)
         read = (*sink, *(slots[index] for index in recent))
@@ -138,8 +139,6 @@ class SlotWindow:
             dropped=stored_from - first,
             write_slots=slots[stored_from:filled],
             read_slots=read,
-            positions=tuple(range(first, filled)),
-            slots=slots,
             head=head,
             filled=self.filled if is_known else filled,
             end=self.end if is_known else end,
@@ -149,7 +148,8 @@ class SlotWindow:
         """Make the plan's bookkeeping current, after its keys were written."""
         self.end, self.filled, self.head = plan.end, plan.filled, plan.head
 
-    def _physical(self, logical: int, head: int) -> int:
+    def physical(self, logical: int, head: int) -> int:
+        """Physical slot of a logical one, by the offset of the ring."""
         if logical < self.sink:
             return logical
         ring = self.capacity - self.sink

@@ -52,14 +52,13 @@ class CapturedPass:
         self, denoiser: Denoiser, x_BFCHW: Tensor, inputs: StepInputs, recorder: Recorder
     ) -> None:
         self._x_BFCHW = x_BFCHW.clone()
-        read, seen_S = inputs.read, inputs.seen_positions_S
+        read = inputs.read
         self._inputs = replace(
             inputs,
             timestep_BF=inputs.timestep_BF.clone(),
             positions_F=inputs.positions_F.clone(),
             write_slots_F=inputs.write_slots_F.clone(),
             read=read if isinstance(read, int) else read.clone(),
-            seen_positions_S=None if seen_S is None else seen_S.clone(),
         )
         self._recording: Recording = recorder.record(lambda: denoiser(self._x_BFCHW, self._inputs))
 

@@ -4,12 +4,7 @@ Keys and values are rounded once, when a block is stored, and read as they are b
 queries are rounded as they are read. The cache takes half the memory. Scales are found from the
 first block of a video and kept, see :mod:`longlive.kernels.fp8_write`. Training has caches of its
 own and is not changed.
-
-Window-relative positions turn all keys whenever they are read, and rounded keys cannot be turned. A
-video with such positions, as a live one, keeps its keys as they are.
 """
-
-import logging
 
 import lightning.pytorch as pl
 import torch
@@ -20,8 +15,6 @@ from longlive.errors import UserError
 from longlive.models.dit import DiT
 from longlive.rollout.hooks import MakeCaches, WrapOrder
 from longlive.rollout.state import Caches, RolloutSpec
-
-log = logging.getLogger(__name__)
 
 _CAPABILITY = (8, 9)
 # Tiles of the products, whose sides are powers of two.
@@ -47,7 +40,6 @@ class Fp8Attention(Optimization):
         super().__init__(required)
         self.emulates = emulates
         self._head_dims: set[int] = set()
-        self._has_said = False
 
     def missing(self, device: torch.device) -> str | None:
         if self.emulates:
@@ -70,11 +62,6 @@ class Fp8Attention(Optimization):
     ) -> RolloutSpec:
         if not self.is_usable(pl_module):
             return spec
-        if spec.positions == "relative":
-            if not self._has_said:
-                log.warning("positions are relative, so FP8 attention is left out: absolute has it")
-            self._has_said = True
-            return spec
         if spec.cached_latent_frames is not None:
             raise UserError(
                 "an FP8 KV cache has room for the window and no more: leave cached_latent_frames "
@@ -89,8 +76,6 @@ class Fp8Attention(Optimization):
             return make
 
         def made(spec: RolloutSpec) -> Caches:
-            if spec.positions == "relative":
-                return make(spec)
             video, text = make(spec)
             shape, device = tuple(video.k.shape), video.k.device
             # The plain one goes first: both at once may not fit.

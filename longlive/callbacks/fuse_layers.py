@@ -66,7 +66,6 @@ def fused_norm_and_attend(
         v_BFPND,
         slots_F,
         attention.norm_q.eps,
-        call.seen_rotation is None,
     )
     if is_plain:
         return attend.gather(q_BLND, cache.read(call.read))

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from longlive.attention.kv_cache import KVCache, LayerCache, Slots
+from longlive.attention.rope import rotate, turn
 
 
 @dataclass(slots=True)
@@ -98,6 +99,7 @@ class TrainingCache(KVCache):
 
     def __init__(self, cache: KVCache, *, leaks: bool) -> None:
         self.tokens_per_slot = cache.tokens_per_slot
+        self.sink = cache.sink
         self.k, self.v = cache.k, cache.v
         self._shared = _Shared(leaks)
         self._training_layers = [
@@ -106,6 +108,17 @@ class TrainingCache(KVCache):
 
     def __getitem__(self, layer: int) -> TrainingLayerCache:
         return self._training_layers[layer]
+
+    def turn_sink(self, slots: int, position: int) -> None:
+        """Turn the keys of the leading ``slots``, and what flows into their histories."""
+        before = self.sink.position
+        super().turn_sink(slots, position)
+        by = turn(position - before, self.k.shape[-1], self.k.dtype, self.k.device)
+        for layer in self._training_layers:
+            if position != before and (history := layer.histories.get("k")) is not None:
+                with torch.enable_grad():
+                    parts = rotate(history[:, :slots], by), history[:, slots:]
+                    layer.histories["k"] = torch.cat(parts, 1)
 
     def forget_histories(self) -> None:
         """Cut the graph: what is stored from now on has no history."""

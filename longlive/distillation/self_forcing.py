@@ -213,8 +213,7 @@ class StudentRollout:
             and state.recent
             and self.decisions.sink_after_switch == "zeroed"
         ):
-            self.cache.k.zero_()
-            self.cache.v.zero_()
+            self.cache.clear()
 
     def _live(self, x_BFCHW: Tensor, inputs: StepInputs) -> Tensor | None:
         text: Any = self.state.cross_cache

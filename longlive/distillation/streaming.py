@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from longlive.attention.kv_cache import Sink
 from longlive.distillation.self_forcing import StudentRollout, TrainingNoise
 from longlive.errors import UserError
 
@@ -221,6 +222,7 @@ class LongVideo:
             "previous": self.previous_BFCHW,
             "k": state.cache.k,
             "v": state.cache.v,
+            "sink": tuple(state.cache.sink),
             "text_k": list(state.cross_cache.k_BMND),
             "text_v": list(state.cross_cache.v_BMND),
             "window": [state.window.end, state.window.filled, state.window.head],
@@ -234,6 +236,8 @@ class LongVideo:
         state, device = self.rollout.state, self.rollout.state.device
         state.cache.k.copy_(kept["k"])
         state.cache.v.copy_(kept["v"])
+        position, written, keys = kept["sink"]
+        state.cache.sink = Sink(position, written, None if keys is None else keys.to(device))
         pairs = zip(kept["text_k"], kept["text_v"], strict=True)
         state.cross_cache.store([(k.to(device), v.to(device)) for k, v in pairs])
         state.window.end, state.window.filled, state.window.head = kept["window"]

@@ -24,7 +24,6 @@ def plain_norm_rotate_write(
     v_cache_BSPND: Tensor | None,
     slots_F: Tensor,
     eps: float,
-    rotates_keys: bool,
 ) -> Tensor:
     """Norm and turn queries and keys, and write keys and values into their slots.
 
@@ -41,7 +40,6 @@ def plain_norm_rotate_write(
         slots_F: int64 slots, one for each of the call's last latent frames; the frames before them
             are not stored.
         eps: Of both norms.
-        rotates_keys: Whether keys are turned before they are stored.
 
     Returns:
         Queries ``[B, L, N, D]``, normed and turned.
@@ -49,8 +47,7 @@ def plain_norm_rotate_write(
     tokens, heads = k_cache_BSPND.shape[2:4]
     normed = [_normed(x, weight, eps) for x, weight in zip(qkv_BLE, weights_E, strict=False)]
     q_BLND, k_BLND, v_BLND = (x.unflatten(-1, (heads, -1)) for x in (*normed, qkv_BLE[2]))
-    if rotates_keys:
-        k_BLND = _turned(k_BLND, *rotation_L1C)
+    k_BLND = _turned(k_BLND, *rotation_L1C)
     first = q_BLND.shape[1] - len(slots_F) * tokens
     for new_BLND, cache_BSPND in ((k_BLND, k_cache_BSPND), (v_BLND, v_cache_BSPND)):
         if cache_BSPND is None:
@@ -87,14 +84,11 @@ def _(
     v_cache_BSPND: Tensor | None,
     slots_F: Tensor,
     eps: float,
-    rotates_keys: bool,
 ) -> Tensor:
     from longlive.kernels.rope_write_triton import triton_norm_rotate_write
 
     caches = k_cache_BSPND, v_cache_BSPND
-    return triton_norm_rotate_write(
-        qkv_BLE, weights_E, rotation_L1C, *caches, slots_F, eps, rotates_keys
-    )
+    return triton_norm_rotate_write(qkv_BLE, weights_E, rotation_L1C, *caches, slots_F, eps)
 
 
 @norm_rotate_write.register_fake
@@ -106,6 +100,5 @@ def _(
     v_cache_BSPND: Tensor | None,
     slots_F: Tensor,
     eps: float,
-    rotates_keys: bool,
 ) -> Tensor:
     return qkv_BLE[0].new_empty(*qkv_BLE[0].shape[:2], *k_cache_BSPND.shape[3:])

@@ -24,7 +24,6 @@ def triton_norm_rotate_write(
     v_cache_BSPND: Tensor | None,
     slots_F: Tensor,
     eps: float,
-    rotates_keys: bool,
 ) -> Tensor:
     """Compute :func:`longlive.kernels.rope_write.plain_norm_rotate_write` in one launch.
 
@@ -53,7 +52,6 @@ def triton_norm_rotate_write(
         PLACE=place,
         HEAD=head,
         BLOCK=triton.next_power_of_2(width),
-        ROTATES_KEYS=rotates_keys,
         num_warps=_WARPS,
     )
     return out_BLND
@@ -87,7 +85,6 @@ def _norm_rotate_write(  # noqa: PLR0913 - a kernel has no structures.
     PLACE: tl.constexpr,
     HEAD: tl.constexpr,
     BLOCK: tl.constexpr,
-    ROTATES_KEYS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     token = row % length
@@ -102,8 +99,7 @@ def _norm_rotate_write(  # noqa: PLR0913 - a kernel has no structures.
         place = (row // length) * video_stride + slot * slot_stride + (stored % P) * PLACE
         if part == 1:
             x = _normed(k + row * k_row, k_weight, eps, E, BLOCK)
-            if ROTATES_KEYS:
-                x = _turned(x, cos, sin, token, E, C, BLOCK)
+            x = _turned(x, cos, sin, token, E, C, BLOCK)
             _store(k_cache + place, x, E, C, HEAD, BLOCK)
         elif v_cache is not None:
             columns = tl.arange(0, BLOCK)

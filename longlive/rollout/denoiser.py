@@ -53,13 +53,11 @@ class CausalDenoiser:
 
     def attend_for(self, inputs: StepInputs) -> WindowAttention:
         """Self-attention of a call over whole latent frames."""
-        seen = inputs.seen_positions_S
         return WindowAttention(
             cache=self.cache,
             rotation=self.dit.rotation(inputs.positions_F, *self.grid),
             write_slots_F=inputs.write_slots_F,
             read=inputs.read,
-            seen_rotation=None if seen is None else self.dit.rotation(seen, *self.grid),
             dropped=inputs.dropped,
             attention=self.attention,
         )

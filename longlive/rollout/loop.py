@@ -189,8 +189,9 @@ def update_context(
 ) -> None:
     """Store the clean keys of the block, or of the part of it, that was denoised last."""
     hooks.call("on_context_update_start", state)
-    inputs = state.step_inputs(state.plan_block(), state.spec.context_sigma, keys_only=True)
-    denoiser(x0_BFCHW, inputs)
+    plan = state.plan_block()
+    state.place_sink(plan)
+    denoiser(x0_BFCHW, state.step_inputs(plan, state.spec.context_sigma, keys_only=True))
     hooks.call("on_context_update_end", state)
 
 
@@ -206,6 +207,7 @@ def denoise_part(
     for step_index, (sigma, next_sigma) in enumerate(state.schedule.transitions):
         state.step_index = step_index
         plan = state.plan_block()
+        state.place_sink(plan)
         hooks.call("on_denoise_step_start", state, sigma)
         velocity_BFCHW = denoiser(x_BFCHW, state.step_inputs(plan, sigma))
         assert velocity_BFCHW is not None
@@ -304,6 +306,7 @@ def recache(state: RolloutState, denoiser: Denoiser) -> None:
     protects_sink = state.spec.keeps_sink or frames < whole
     plan = state.window.plan(known - frames, frames, protects_sink=protects_sink)
     call = plan if state.spec.computes_unread else without_dropped(plan)
+    state.place_sink(call)
     latents_BFCHW = torch.cat(list(state.recent), 1)[:, -call.frames :]
     denoiser(latents_BFCHW, state.step_inputs(call, state.spec.context_sigma, keys_only=True))
     state.window.commit(plan)

@@ -33,7 +33,6 @@ class PassKind(NamedTuple):
         stored: Latent frames that are stored.
         read: Slots that are read.
         reads_prefix: Whether these are the leading ones.
-        is_relative: Whether keys are rotated when they are read.
         dropped: Leading latent frames that are not stored.
         keys_only: Whether there is no output.
         is_beside_decoding: Whether a block is thought to be decoded meanwhile.
@@ -43,7 +42,6 @@ class PassKind(NamedTuple):
     stored: int
     read: int
     reads_prefix: bool
-    is_relative: bool
     dropped: int
     keys_only: bool
     is_beside_decoding: bool
@@ -57,7 +55,6 @@ def kind_of(x_BFCHW: Tensor, inputs: StepInputs) -> PassKind:
         stored=len(inputs.write_slots_F),
         read=read if isinstance(read, int) else len(read),
         reads_prefix=isinstance(read, int),
-        is_relative=inputs.seen_positions_S is not None,
         dropped=inputs.dropped,
         keys_only=inputs.keys_only,
         is_beside_decoding=inputs.is_beside_decoding,
@@ -126,6 +123,8 @@ def passes_of(state: RolloutState, like_BFCHW: Tensor) -> list[tuple[Tensor, Ste
         first_schedule=None,
         steps_beside_decoding=min(1, state.spec.steps_beside_decoding),
         latent_frames=blocks * block_frames,
+        # Passes are the same, and nothing in the cache is turned.
+        positions="absolute",
         cached_latent_frames=state.spec.slots,
     )
     caches = Caches(state.cache, state.cross_cache)
@@ -200,7 +199,6 @@ def rehearsal_key(spec: RolloutSpec) -> tuple[object, ...]:
         spec.window_latent_frames,
         spec.sink_latent_frames,
         spec.slots,
-        spec.positions,
         spec.keeps_sink,
         spec.network_batch,
         spec.computes_unread,

@@ -58,7 +58,7 @@ class RolloutSnapshot:
     window: tuple[int, int, int, int]
     recent: tuple[Tensor, ...]
     unstored: Tensor | None
-    keys_values: tuple[Tensor, ...]
+    keys_values: tuple[Any, ...]
     text: list[tuple[Tensor, Tensor]]
     decoder: Any
 

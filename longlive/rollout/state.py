@@ -171,7 +171,6 @@ class StepInputs:
         positions_F: Temporal rotary position of each latent frame of the call.
         write_slots_F: Slot of each stored latent frame.
         read: Slots the queries see.
-        seen_positions_S: Relative positions only: rotary position of each slot that is read.
         dropped: Leading latent frames that are not stored.
         keys_only: Only the keys and values it stores are wanted.
         is_beside_decoding: Whether the block before is thought to be decoded meanwhile.
@@ -181,7 +180,6 @@ class StepInputs:
     positions_F: Tensor
     write_slots_F: Tensor
     read: Slots
-    seen_positions_S: Tensor | None
     dropped: int
     keys_only: bool
     is_beside_decoding: bool = False
@@ -337,17 +335,24 @@ class RolloutState:
             protects_sink=not self.spec.first_frame_alone,
         )
 
+    def place_sink(self, plan: WindowPlan) -> None:
+        """Have the sink where window-relative positions want it in a call that is about to come."""
+        sink = self.spec.sink_latent_frames
+        if self.spec.positions == "absolute" or not sink:
+            return
+        if any(slot < sink for slot in plan.write_slots):
+            self.cache.note_sink(plan.sink_position)
+        else:
+            self.cache.turn_sink(sink, plan.sink_position)
+
     def step_inputs(self, plan: WindowPlan, sigma: float, *, keys_only: bool = False) -> StepInputs:
         """Put one call's numbers on the device, without waiting for it."""
-        relative = self.spec.positions == "relative"
-        absolute = torch.arange(plan.start, plan.start + plan.frames, device=self.device)
         prefix = plan.read_prefix
         return StepInputs(
             timestep_BF=torch.full((1, 1), timestep_of(sigma), device=self.device),
-            positions_F=self.slots_on_device(plan.positions) if relative else absolute,
+            positions_F=torch.arange(plan.start, plan.start + plan.frames, device=self.device),
             write_slots_F=self.slots_on_device(plan.write_slots),
             read=self.slots_on_device(plan.read_slots) if prefix is None else prefix,
-            seen_positions_S=self.slots_on_device(plan.slot_positions) if relative else None,
             dropped=plan.dropped,
             keys_only=keys_only,
             is_beside_decoding=keys_only or self._is_beside_decoding,
@@ -377,6 +382,5 @@ def without_dropped(plan: WindowPlan) -> WindowPlan:
         plan,
         start=plan.start + plan.dropped,
         frames=plan.frames - plan.dropped,
-        positions=plan.positions[plan.dropped :],
         dropped=0,
     )

@@ -199,11 +199,13 @@ def test_without_fp8_the_run_ends_with_the_reason_or_goes_on_if_asked(folder, ca
     assert "Fp8Attention is off: it needs" in caplog.text
 
 
-def test_where_keys_are_turned_when_they_are_read_it_is_left_out_and_says_so(folder, caplog):
-    relative = model_of(folder, positions="relative")
-    got = latents(relative, Fp8Attention(emulates=True))
-    assert torch.equal(got, latents(relative))
-    assert "positions are relative, so FP8 attention is left out" in caplog.text
+def test_a_sink_that_is_turned_is_as_far_from_the_plain_one_as_one_that_is_not(folder):
+    distances = {}
+    for positions in ("absolute", "relative"):
+        model = model_of(folder, positions=positions)
+        got, plain = latents(model, Fp8Attention(emulates=True)), latents(model)
+        distances[positions] = float((got - plain).norm() / plain.norm())
+    assert 0 < distances["relative"] < 1.5 * distances["absolute"]
 
 
 def test_a_wrong_argument_is_one_line_with_what_is_allowed(capsys):

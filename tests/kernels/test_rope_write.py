@@ -30,7 +30,6 @@ class Case(NamedTuple):
     k_cache: Tensor
     v_cache: Tensor
     slots: Tensor
-    rotates_keys: bool
 
     def to(self, device: str, dtype: torch.dtype) -> "Case":
         """A copy; the rotation is float32 at least."""
@@ -42,7 +41,6 @@ class Case(NamedTuple):
             self.k_cache.to(device, dtype, copy=True),
             self.v_cache.to(device, dtype, copy=True),
             self.slots.to(device),
-            self.rotates_keys,
         )
 
     def stacked(self) -> "Case":
@@ -62,12 +60,11 @@ class Case(NamedTuple):
         """Queries and both caches after the call."""
         caches = self.k_cache, self.v_cache
         given = self.qkv, self.weights, list(self.rotation), *caches, self.slots
-        return [operation(*given, EPS, self.rotates_keys), *caches]
+        return [operation(*given, EPS), *caches]
 
 
 def case(
     slots: tuple[int, ...] = (4, 0, 2),
-    rotates_keys: bool = True,
     batch: int = 2,
     grid: tuple[int, int] = (2, 3),
     heads: int = 3,
@@ -84,7 +81,6 @@ def case(
         torch.randn(shape),
         torch.randn(shape),
         torch.tensor(slots, dtype=torch.int64),
-        rotates_keys,
     )
     return made.to("cpu", torch.bfloat16).to("cpu", torch.float64)._replace(rotation=made.rotation)
 
@@ -97,8 +93,7 @@ def by_the_model(given: Case) -> list[Tensor]:
         norm = RMSNorm(len(weight), EPS).to(x)
         norm.weight.data = weight
         normed.append(norm(x).unflatten(-1, (heads, -1)).detach())
-    q, k = rotate(normed[0], given.rotation), normed[1]
-    k = rotate(k, given.rotation) if given.rotates_keys else k
+    q, k = (rotate(x, given.rotation) for x in normed)
     first = (3 - len(given.slots)) * tokens
     v = given.qkv[2].unflatten(-1, (heads, -1))
     LayerCache(given.k_cache, given.v_cache).update(k[:, first:], v[:, first:], given.slots, 6)
@@ -107,7 +102,7 @@ def by_the_model(given: Case) -> list[Tensor]:
 
 cases = pytest.mark.parametrize(
     "changes",
-    [{}, {"slots": (5, 1)}, {"slots": ()}, {"rotates_keys": False}, {"batch": 1}],
+    [{}, {"slots": (5, 1)}, {"slots": ()}, {"batch": 1}],
     ids=str,
 )
 # What is turned by float64 angles is plain operations everywhere.
@@ -139,9 +134,7 @@ def test_slots_that_are_not_named_keep_what_they_hold():
 def test_the_operation_is_registered_as_torch_asks():
     given = case().to("cpu", torch.float32).stacked()
     inputs = given.qkv, given.weights, list(given.rotation), given.k_cache, given.v_cache
-    torch.library.opcheck(
-        torch.ops.longlive.norm_rotate_write.default, (*inputs, given.slots, EPS, True)
-    )
+    torch.library.opcheck(torch.ops.longlive.norm_rotate_write.default, (*inputs, given.slots, EPS))
 
 
 # The kernel, by Triton's interpreter; a process of its own, since Triton is told when it is loaded.
@@ -153,7 +146,7 @@ def check_interpreted() -> None:
 
     # The interpreter rounds half floats as a GPU does, and has no bfloat16 of its own.
     for dtype, bound in ((torch.float32, FLOAT32), (torch.float16, 2e-4)):
-        for changes in ({}, {"slots": (5, 1)}, {"slots": ()}, {"rotates_keys": False}):
+        for changes in ({}, {"slots": (5, 1)}, {"slots": ()}):
             given = case(grid=(1, 2), **changes)
             expected = given.to("cpu", dtype).run(plain_norm_rotate_write)
             ways = (given.to("cpu", dtype) for _ in range(3))

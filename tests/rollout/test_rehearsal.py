@@ -129,7 +129,7 @@ def test_a_rollout_after_a_rehearsal_equals_one_without():
         ({"latent_frames": 4}, True),
         ({"keeps_sink": False}, False),
         ({"window_latent_frames": 8}, False),
-        ({"positions": "relative"}, False),
+        ({"positions": "relative"}, True),
         ({"batch": 2}, False),
         ({"guidance": 2.0}, False),
         ({"first_frame_alone": True}, False),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from nano import CONFIG, CPU, GEOMETRY, SPEC, spec
 
+from longlive.attention.rope import rotate, turn
 from longlive.errors import UserError
 from longlive.rollout.state import RolloutState, without_dropped
 
@@ -104,32 +105,32 @@ def inputs_at(block_index: int, **changes: object):
 def test_absolute_positions_are_the_latent_frames_own_indices():
     inputs = inputs_at(5)
     assert inputs.positions_F.tolist() == [10, 11]
-    assert inputs.seen_positions_S is None
     assert inputs.timestep_BF.tolist() == [[833.3333129882812]]
     assert inputs.timestep_BF.dtype == torch.float32
     assert inputs.dropped == 0
     assert not inputs.keys_only
 
 
-def test_relative_positions_are_places_in_the_window():
-    inputs = inputs_at(4, positions="relative")
-    assert inputs.positions_F.tolist() == [4, 5]
-    # The ring's head stands at its second pair of slots, which holds the older latent frames.
-    assert inputs.write_slots_F.tolist() == [4, 5]
-    assert inputs.seen_positions_S.tolist() == [0, 1, 2, 3, 4, 5]
-    inputs = inputs_at(3, positions="relative")
-    assert inputs.write_slots_F.tolist() == [2, 3]
-    assert inputs.seen_positions_S.tolist() == [0, 1, 4, 5, 2, 3]
-
-
 def test_a_window_that_wraps_around_the_ring_is_written_in_time_order():
-    inputs = inputs_at(3, window_latent_frames=5, positions="relative")
     # Slots 2 to 4 are the ring; the third block took 4 and 2, so 3 is the oldest.
-    assert inputs.write_slots_F.tolist() == [3, 4]
-    assert inputs.seen_positions_S.tolist() == [0, 1, 2, 3, 4]
-    inputs = inputs_at(2, window_latent_frames=5, positions="relative")
-    assert inputs.write_slots_F.tolist() == [4, 2]
-    assert inputs.seen_positions_S.tolist() == [0, 1, 4, 2, 3]
+    assert inputs_at(2, window_latent_frames=5).write_slots_F.tolist() == [4, 2]
+    assert inputs_at(3, window_latent_frames=5).write_slots_F.tolist() == [3, 4]
+
+
+def test_relative_positions_move_the_sink_and_nothing_else():
+    state = state_of(positions="relative")
+    state.cache.k.normal_()
+    written = state.cache.k.clone()
+    for index, position in enumerate([0, 0, 0, 2, 4]):
+        state.block_index = index
+        plan = state.plan_block()
+        state.place_sink(plan)
+        assert state.step_inputs(plan, 1.0).positions_F.tolist() == [2 * index, 2 * index + 1]
+        assert state.cache.sink.position == position
+        state.window.commit(plan)
+    by = turn(4, written.shape[-1], torch.float32)
+    torch.testing.assert_close(state.cache.k[:, :, :2], rotate(written[:, :, :2], by))
+    assert torch.equal(state.cache.k[:, :, 2:], written[:, :, 2:])
 
 
 @pytest.mark.parametrize(("block_index", "read"), [(0, 2), (1, 4), (2, 6), (3, 6), (7, 6)])
@@ -152,6 +153,6 @@ def test_leaving_out_what_is_dropped_keeps_the_rest_of_a_plan():
     short = without_dropped(plan)
     assert (plan.dropped, plan.start, plan.frames) == (2, 4, 6)
     assert (short.dropped, short.start, short.frames) == (0, 6, 4)
-    assert short.positions == plan.positions[2:] == (2, 3, 4, 5)
+    assert short.sink_position == plan.sink_position == 4
     assert short.write_slots == plan.write_slots
     assert short.read_slots == plan.read_slots
