@@ -20,7 +20,7 @@ from parity_training import check_distillation
 from torch import Tensor, nn
 
 from longlive.attention.backends import sdpa_attention
-from longlive.attention.rope import angular_steps, axis_pairs
+from longlive.attention.rope import Rotation, angular_steps, axis_pairs, rotate, rotation
 from longlive.geometry import SPATIAL_STRIDE, Geometry
 from longlive.models.dit import DiT
 from longlive.models.layers import timestep_features
@@ -106,14 +106,27 @@ def causal_call(case: Case, dit: DiT, x_BFCHW: Tensor) -> tuple[Tensor, RolloutS
 
 def compare_cache(case: Case, prefix: str, state: RolloutState) -> None:
     """Compare the cache in the reference's order of slots."""
-    plan_slots = state.window.plan(state.window.end, 0).slots
-    order = [*plan_slots, *(s for s in range(state.cache.slots) if s not in plan_slots)]
+    window = state.window
+    used = [window.physical(index, window.head) for index in range(window.filled)]
+    order = [*used, *(s for s in range(state.cache.slots) if s not in used)]
     for layer in range(len(state.cache.k)):
-        for name, buffer in (("k", state.cache.k), ("v", state.cache.v)):
-            case.compare(f"{prefix}.layer{layer}.{name}", buffer[layer][:, order].flatten(1, 2))
+        k_BSPND, v_BSPND = (buffer[layer][:, order] for buffer in (state.cache.k, state.cache.v))
+        if state.spec.positions == "relative":
+            k_BSPND = as_the_reference_keeps_them(k_BSPND, state)
+        case.compare(f"{prefix}.layer{layer}.k", k_BSPND.flatten(1, 2))
+        case.compare(f"{prefix}.layer{layer}.v", v_BSPND.flatten(1, 2))
     tokens, layers = state.spec.geometry.tokens_per_latent_frame, len(state.cache.k)
     case.compare(f"{prefix}.global_end_index", torch.tensor([state.window.end * tokens] * layers))
     case.compare(f"{prefix}.local_end_index", torch.tensor([state.window.filled * tokens] * layers))
+
+
+def as_the_reference_keeps_them(k_BSPND: Tensor, state: RolloutState) -> Tensor:
+    """Keys of a relative window, oldest first, turned back: the reference turns them when read."""
+    geometry, first = state.spec.geometry, state.window.end - state.window.filled
+    positions_S = torch.arange(first, first + k_BSPND.shape[1])
+    grid = geometry.grid_height, geometry.grid_width
+    by = rotation(positions_S, *grid, k_BSPND.shape[-1], k_BSPND.dtype)
+    return rotate(k_BSPND.flatten(1, 2), Rotation(by.cos, -by.sin)).view_as(k_BSPND)
 
 
 def check_causal_forward(case: Case) -> None:

@@ -37,6 +37,7 @@ from longlive.errors import UserError
 from longlive.weights.embedded import (
     CONFIG_FILE,
     embedded_folder,
+    forget_students,
     read_config,
     save_component,
     save_student,
@@ -71,10 +72,11 @@ def export_embedded(
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for file in base.iterdir():
-        if file.suffix == ".json" or file.name in ("vae.safetensors", "text_encoder.safetensors"):
+        if file.suffix == ".json" or file.stem in ("vae", "text_encoder", "tiny_decoder"):
             shutil.copy(file, output / file.name)
     if not (output / CONFIG_FILE).is_file():
         raise UserError(f"{base} has no {CONFIG_FILE}: name a folder of the embedded layout")
+    forget_students(output)
     tensors = merged(network_of(checkpoint, network, "the checkpoint"), alpha)
     save_component(output, "dit", tensors, asdict(config_of(checkpoint, network)))
 

@@ -92,7 +92,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     settings = yaml.safe_load(args.config.read_text())["model"]["init_args"]
     try:
-        model = LongLive(**settings | ({"weights": args.weights} if args.weights else {})).prepare()
+        # Students belong to the weights of the configuration; any will do to be timed.
+        other = {"weights": args.weights, "student": None} if args.weights else {}
+        model = LongLive(**settings | other).prepare()
     except UserError as error:
         print(f"profiler_overhead: error: {error}", file=sys.stderr)
         return 2

@@ -116,11 +116,6 @@ class BlockTimer(RolloutCallback):
         self._stamps = [self._clock.stamp()]
         return self._stamps[0].host_ns
 
-    @property
-    def switched_blocks(self) -> list[int]:
-        """Blocks so far at which a later prompt became active."""
-        return [block.index for block in self._blocks if block.switches]
-
     def finish(self) -> TimedBlocks:
         """Read what was noted; waits until the device has come to the last moment."""
         if self._device.type == "cuda":

@@ -144,8 +144,12 @@ class LongLiveProfiler(RolloutCallback):
     ) -> None:
         if recorder := self._recording.of(state):
             recorder.close_through(TEXT)
-            if state.recent:
-                recorder.open(RECACHE)
+
+    def on_recache_start(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        if recorder := self._recording.of(state):
+            recorder.open(RECACHE)
 
     def on_recache_end(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState

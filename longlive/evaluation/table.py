@@ -147,11 +147,6 @@ class Table:
     skipped: dict[str, int]
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every video that was asked for is judged or was left out for a reason."""
-        return not any(row.missing for row in self.rows)
-
-    @property
     def numbers(self) -> dict[str, Number]:
         """The numbers that any row has, in their order."""
         return {name: n for name, n in NUMBERS.items() if any(name in r.values for r in self.rows)}

@@ -8,7 +8,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from longlive.errors import UserError
 
-OPEN_PATHS = ("/healthz",)
 GUARDED_PATHS = ("/live", "/recordings", "/metrics")
 _FORBIDDEN, _UNAUTHORIZED = 403, 401
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,10 +32,8 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 16
 MOST_CONNECTIONS = 64
-MOST_FILES = 200
 IDLE_SECONDS = 60.0
 _TICK_SECONDS = 1.0
-_FILE_NAME = re.compile(r"live-[0-9]{8}-[0-9]{6}-[0-9]+\.(mp4|json|png)")
 _GOING_AWAY = 1001
 
 

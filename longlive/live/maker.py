@@ -208,8 +208,6 @@ class Maker:
         self._state = state
         state.block_index = BEFORE_THE_FIRST
         self._ticket = None
-        if self._decoder is None:
-            self._decoder = None
         if self._decoder is not None:
             self._fresh = take_snapshot(state, self._decoder)
         self._wait(state)

@@ -43,12 +43,6 @@ class Outbox:
         self._pictures.append((time.perf_counter(), data))
         self._has_some.set()
 
-    def clear_pictures(self) -> int:
-        """Drop the pictures that have not left; return how many."""
-        count = len(self._pictures)
-        self._pictures.clear()
-        return count
-
     def close(self) -> None:
         """End :meth:`run` once the texts have left."""
         self._is_closing = True

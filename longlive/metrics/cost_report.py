@@ -132,11 +132,6 @@ class CostReport:
     kv_cache_bytes: int
     entries: tuple[Entry, ...]
 
-    @property
-    def steady_block(self) -> Entry:
-        """A block whose window is full."""
-        return next(entry for entry in self.entries if entry.name == STEADY_BLOCK)
-
 
 def analyze(setup: Setup) -> CostReport:
     """Count what a setup computes.

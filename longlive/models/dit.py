@@ -11,7 +11,7 @@ Wan (arXiv:2503.20314), a DiT (arXiv:2212.09748) with cross-attention to the tex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
@@ -74,41 +74,23 @@ class TeacherForcingOptions:
     history_noise: float = 0.1
 
 
-class LatentBatch(NamedTuple):
-    """Training clips.
-
-    Attributes:
-        latents: Clean latents ``[B, F, C, H, W]``.
-        text: Embeddings of their prompts ``[B, M, text width]``.
-        starts: First latent frame ``[B]`` that follows the prompt, a block start. What comes before
-            is history under another prompt: seen, and not learned.
-    """
-
-    latents: Tensor
-    text: Tensor
-    starts: Tensor
-
-
 class DiT(pl.LightningModule):
     """Predicts the velocity ``noise - x0`` of noisy latents under a prompt.
 
     Args:
         size: A named size, or a configuration.
-        teacher_forcing: How :meth:`training_step` cuts and noises clips.
-        learning_rate: Of AdamW, in :meth:`configure_optimizers`.
+        teacher_forcing: How :meth:`flow_matching_loss` cuts and noises clips.
     """
 
     def __init__(
         self,
         size: str | DiTConfig = "tiny",
         teacher_forcing: TeacherForcingOptions | None = None,
-        learning_rate: float = 1e-3,
     ) -> None:
         super().__init__()
         config = dit_config(size) if isinstance(size, str) else size
         self.config = config
         self.teacher_forcing = teacher_forcing or TeacherForcingOptions()
-        self.learning_rate = learning_rate
         self.run_layer: LayerRunner = run_layer
         self.project_text: TextProjector = project_text
         patch = (1, config.patch, config.patch)
@@ -259,8 +241,9 @@ class DiT(pl.LightningModule):
         Args:
             latents_BFCHW: Clean clips, whole blocks.
             text: Keys and values of their prompts.
-            starts_B: First latent frame of each clip that counts, see :class:`LatentBatch`. The
-                history before it is seen under the new prompt, as after a recache.
+            starts_B: First latent frame of each clip that follows the prompt, a block start. What
+                comes before is history under another prompt: seen, as after a recache, and not
+                learned.
             generator: Draws noise and its levels; the default one of the device if None.
 
         Returns:
@@ -294,15 +277,6 @@ class DiT(pl.LightningModule):
         error = (velocity[:, frames:].float() - (noise - latents_BFCHW).float()).square()
         counts_BF = torch.arange(frames, device=device) >= starts_B.unsqueeze(1)
         return (error.mean((2, 3, 4)) * counts_BF).sum() / counts_BF.sum()
-
-    def training_step(self, batch: LatentBatch, batch_index: int) -> Tensor:
-        text = self.text_keys_values(batch.text)
-        loss = self.flow_matching_loss(batch.latents, text, batch.starts)
-        self.log("train/flow_loss", loss, prog_bar=True)
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, betas=(0.9, 0.95))
 
     def _unpatchify(self, patches_BLO: Tensor, like_BFCHW: Tensor) -> Tensor:
         patch = self.config.patch

@@ -2,9 +2,11 @@
 
 import math
 import time
+from typing import Any
 
+import lightning.pytorch as pl
 import torch.distributed as dist
-from torch import nn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -85,28 +87,50 @@ def warmup_cosine(step: int, warmup_steps: int, progress: float) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def adamw_with_schedule(
-    module: nn.Module,
-    clock: TrainingClock,
-    *,
-    learning_rate: float,
-    betas: tuple[float, float],
-    warmup_steps: int,
-) -> tuple[AdamW, LambdaLR]:
-    """Return AdamW over all parameters and its ``warmup_cosine`` schedule, stepped every step.
+class TimedTraining(pl.LightningModule):
+    """A module that is trained by AdamW at a rate that follows how far its training is.
 
-    Weight decay is off: weights in front of a norm have no scale that it could act on.
+    The rate is that of :func:`warmup_cosine`, stepped every step. Weight decay is off: weights in
+    front of a norm have no scale that it could act on. A resumed training goes on with the time of
+    the one before.
 
     Args:
-        module: Its parameters are trained.
-        clock: Says when the rate has fallen to zero; the schedule advances it.
         learning_rate: At the top of the schedule.
         betas: Of AdamW.
-        warmup_steps: Steps of the rise.
+        warmup_steps: Training steps over which the rate rises.
+        max_steps: Training steps after which it has fallen to zero; None keeps it up.
+        max_seconds: The same in seconds of training.
     """
-    optimizer = AdamW(module.parameters(), lr=learning_rate, betas=betas, weight_decay=0.0)
 
-    def factor(step: int) -> float:
-        return warmup_cosine(step, warmup_steps, clock.advance(step))
+    def __init__(
+        self,
+        learning_rate: float,
+        betas: tuple[float, float],
+        warmup_steps: int,
+        max_steps: int | None,
+        max_seconds: float | None,
+    ) -> None:
+        super().__init__()
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.warmup_steps = warmup_steps
+        self.clock = TrainingClock(max_steps, max_seconds)
 
-    return optimizer, LambdaLR(optimizer, factor)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        def factor(step: int) -> float:
+            return warmup_cosine(step, self.warmup_steps, self.clock.advance(step))
+
+        rate, betas = self.learning_rate, self.betas
+        optimizer = AdamW(self.parameters(), lr=rate, betas=betas, weight_decay=0.0)
+        schedule = LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["clock"] = self.clock.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "clock" in checkpoint:
+            self.clock.load_state_dict(checkpoint["clock"])

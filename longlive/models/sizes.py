@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from longlive.errors import UserError
-
-SizeName = Literal["tiny", "wan-1.3b", "wan-14b"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,15 @@ outermost, so that the frame before is ``B`` entries earlier whatever the layout
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from longlive.errors import UserError
 from longlive.geometry import TEMPORAL_STRIDE
 from longlive.models.decoding_stream import DecodingStream
-from longlive.models.learning_rate import TrainingClock, adamw_with_schedule
+from longlive.models.learning_rate import TimedTraining
 from longlive.models.reconstruction import around_objects, pixel_loss, psnr_db
 from longlive.models.vae_layers import Tape
 
@@ -120,7 +118,7 @@ class Grow(nn.Module):
         return F.interpolate(rearrange(grown_NHWC, "N H W C -> N C H W"), scale_factor=2.0)
 
 
-class TinyDecoder(pl.LightningModule):
+class TinyDecoder(TimedTraining):
     """Distilled decoder with the interface of ``WanVAE``'s; trains on pairs of latents and frames.
 
     Args:
@@ -150,13 +148,8 @@ class TinyDecoder(pl.LightningModule):
         mse_weight: float = 1.0,
         objects_weight: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(learning_rate, betas, warmup_steps, max_steps, max_seconds)
         self.config = size if isinstance(size, TinyDecoderConfig) else _config_of(size)
-        self.learning_rate = learning_rate
-        self.betas = betas
-        self.warmup_steps = warmup_steps
-        self.max_steps = max_steps
-        self.max_seconds = max_seconds
         self.mse_weight = mse_weight
         self.objects_weight = objects_weight
 
@@ -288,20 +281,8 @@ class TinyDecoder(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the size beside the weights, for the export."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["sizes"] = {"tiny_decoder": asdict(self.config)}
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer, schedule = adamw_with_schedule(
-            self,
-            TrainingClock(self.max_steps, self.max_seconds),
-            learning_rate=self.learning_rate,
-            betas=self.betas,
-            warmup_steps=self.warmup_steps,
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
 
 
 def published_weights(state_dict: dict[str, Tensor], decoder: TinyDecoder) -> dict[str, Tensor]:

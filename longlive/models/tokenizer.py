@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 PAD_ID = 0
 EOS_ID = 1
-UNKNOWN_ID = 2
 PAD_TOKEN = "<pad>"
 EOS_TOKEN = "</s>"
 UNKNOWN_TOKEN = "<unk>"

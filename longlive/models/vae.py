@@ -7,16 +7,14 @@ type of its weights, whatever it is given.
 Shapes: B batch, F latent frames, T frames, C channels, H rows, W columns.
 """
 
-import lightning.pytorch as pl
 import torch
 from einops import rearrange
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from longlive.errors import UserError
 from longlive.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, frames_of
 from longlive.models.decoding_stream import DecodingStream
-from longlive.models.learning_rate import TrainingClock, adamw_with_schedule
+from longlive.models.learning_rate import TimedTraining
 from longlive.models.reconstruction import (
     FramePair,
     LossWeights,
@@ -44,7 +42,7 @@ def to_unit_range(raw_BTCHW: Tensor) -> Tensor:
     return raw_BTCHW.float().clamp(-1, 1).add(1).div(2)
 
 
-class WanVAE(pl.LightningModule):
+class WanVAE(TimedTraining):
     """Video VAE of Wan2.1 at any width; trains by reconstruction.
 
     Args:
@@ -77,13 +75,8 @@ class WanVAE(pl.LightningModule):
         weights: LossWeights | None = None,
         trains_encoder: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(learning_rate, betas, warmup_steps, max_steps, max_seconds)
         self.config = size if isinstance(size, VAEConfig) else _config_of(size)
-        self.learning_rate = learning_rate
-        self.betas = betas
-        self.warmup_steps = warmup_steps
-        self.max_steps = max_steps
-        self.max_seconds = max_seconds
         self.weights = weights or LossWeights()
 
         channels = self.config.latent_channels
@@ -296,19 +289,6 @@ class WanVAE(pl.LightningModule):
         frames = self.decode(self.encode(batch.frames, latents_at_once=None), latents_at_once=None)
         psnr = psnr_db(frames, batch.target[:, : frames.shape[1]])
         self.log("val/psnr_db", psnr, prog_bar=True)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer, schedule = adamw_with_schedule(
-            self,
-            TrainingClock(self.max_steps, self.max_seconds),
-            learning_rate=self.learning_rate,
-            betas=self.betas,
-            warmup_steps=self.warmup_steps,
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
 
 
 def usable_frames(frames: int) -> int:

@@ -3,15 +3,13 @@
 from dataclasses import asdict
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from longlive.data.shapes_data import ClipBatch
 from longlive.data.shapes_pretraining import PretrainingBatch
 from longlive.models.dit import DiT, TeacherForcingOptions
-from longlive.models.learning_rate import TrainingClock, adamw_with_schedule
+from longlive.models.learning_rate import TimedTraining
 from longlive.models.sizes import DiTConfig
 from longlive.models.text_encoder import UMT5Encoder, text_encoder_config
 from longlive.models.tokenizer import EOS_ID, PAD_ID
@@ -22,7 +20,7 @@ WARMUP_STEPS = 200
 """Training steps over which the learning rate rises."""
 
 
-class TextToVideoPretraining(pl.LightningModule):
+class TextToVideoPretraining(TimedTraining):
     """Teacher-forced flow matching of a causal transformer under prompts.
 
     First blocks alone come first: they are where a prompt has to be obeyed, and they are cheap. The
@@ -52,15 +50,13 @@ class TextToVideoPretraining(pl.LightningModule):
         max_steps: int | None = None,
         max_seconds: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(learning_rate, BETAS, WARMUP_STEPS, max_steps, max_seconds)
         self.dit = DiT(size, teacher_forcing)
         self.dit.reset_parameters()
         self.text_encoder = UMT5Encoder(text_encoder_config(text_encoder))
         self.text_encoder.init_weights()
         self.unprompted_share = unprompted_share
         self.openings_share = openings_share
-        self.learning_rate = learning_rate
-        self.clock = TrainingClock(max_steps, max_seconds)
 
     def on_train_start(self) -> None:
         # All processes begin with one seed, for the same weights; their noise is their own.
@@ -82,25 +78,9 @@ class TextToVideoPretraining(pl.LightningModule):
         text = self.dit.text_keys_values(text_BME)
         return self.dit.flow_matching_loss(batch.latents, text, batch.starts)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer, schedule = adamw_with_schedule(
-            self,
-            self.clock,
-            learning_rate=self.learning_rate,
-            betas=BETAS,
-            warmup_steps=WARMUP_STEPS,
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.clock.load_state_dict(checkpoint["clock"])
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the sizes beside the weights, for the export, and the time."""
-        checkpoint["clock"] = self.clock.state_dict()
+        """Keep the sizes beside the weights, for the export."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["sizes"] = {
             "dit": asdict(self.dit.config),
             "text_encoder": asdict(self.text_encoder.config),

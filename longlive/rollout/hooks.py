@@ -103,6 +103,11 @@ class RolloutCallback(pl.Callback):
     ) -> None:
         """Called when a new prompt is active (the first one too) and the window not yet rebuilt."""
 
+    def on_recache_start(
+        self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
+    ) -> None:
+        """Called before the window's keys are rebuilt; there are switches that leave them."""
+
     def on_recache_end(
         self, trainer: pl.Trainer | None, pl_module: pl.LightningModule, state: RolloutState
     ) -> None:

@@ -280,6 +280,7 @@ def switch_prompt(
     state.cross_cache.store(text_of(prompt))
     hooks.call("on_prompt_switch", state)
     if state.recent and state.spec.recaches:
+        hooks.call("on_recache_start", state)
         recache(state, denoiser)
         hooks.call("on_recache_end", state)
 

@@ -171,6 +171,13 @@ def save_student(
     return path
 
 
+def forget_students(folder: Path) -> None:
+    """Have a folder name no students, because its model is another one than theirs."""
+    students = {component_of(name) for name in student_names(folder)} | {_STEPS}
+    kept = {name: part for name, part in read_config(folder).items() if name not in students}
+    (folder / CONFIG_FILE).write_text(json.dumps(kept, indent=1) + "\n")
+
+
 def load_text_encoder(folder: str | Path | None = None) -> UMT5Encoder:
     """Read the text encoder."""
     with torch.device("meta"):

@@ -3,18 +3,14 @@
 import pytest
 import torch
 
-from longlive.models.learning_rate import TrainingClock, adamw_with_schedule, warmup_cosine
+from longlive.models.learning_rate import TimedTraining, TrainingClock, warmup_cosine
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():
-    parameter = torch.nn.Linear(1, 1)
-    optimizer, schedule = adamw_with_schedule(
-        parameter,
-        TrainingClock(max_steps=16),
-        learning_rate=1.0,
-        betas=(0.9, 0.99),
-        warmup_steps=4,
-    )
+    module = TimedTraining(1.0, (0.9, 0.99), warmup_steps=4, max_steps=16, max_seconds=None)
+    module.weight = torch.nn.Parameter(torch.zeros(1))
+    made = module.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
     rates = []
     for _ in range(18):
         rates.append(schedule.get_last_lr()[0])
@@ -86,3 +82,15 @@ def test_processes_take_the_time_of_the_first_one(monkeypatch):
         clock.advance(step)
     assert heard == [9.0, 19.0], "seldom, since everybody waits"
     assert clock.progress == pytest.approx(0.5)
+
+
+def test_a_checkpoint_keeps_the_time_of_a_module_and_one_without_it_can_be_read():
+    module, resumed = (TimedTraining(1.0, (0.9, 0.99), 4, None, 10.0) for _ in range(2))
+    module.clock.load_state_dict({"seconds": 7.0, "progress": 0.7})
+    checkpoint: dict = {}
+    module.on_save_checkpoint(checkpoint)
+    resumed.on_load_checkpoint({})
+    assert resumed.clock.progress == 0
+    resumed.on_load_checkpoint(checkpoint)
+    assert resumed.clock.progress == 0.7
+    assert resumed.clock.advance(1) == pytest.approx(0.7, abs=0.01)

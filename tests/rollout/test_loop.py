@@ -300,6 +300,7 @@ def test_hooks_fire_in_the_documented_order():
         "on_block_end",
         "on_text_encoding_start",
         "on_prompt_switch b",
+        "on_recache_start",
         "keys of 4",
         "on_recache_end",
         *DENOISED,

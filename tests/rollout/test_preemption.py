@@ -129,9 +129,9 @@ def test_listeners_hear_of_a_block_that_is_given_up_before_they_hear_of_the_prom
     rollout.latents()
     step = ["on_denoise_step_start", "on_denoise_step_end"]
     at = asks.lines.index("on_block_abandoned")
-    assert asks.lines[at - 3 : at + 7] == [
+    assert asks.lines[at - 3 : at + 8] == [
         *("on_block_start", *step, "on_block_abandoned"),
-        *("on_text_encoding_start", "on_prompt_switch", "on_recache_end"),
+        *("on_text_encoding_start", "on_prompt_switch", "on_recache_start", "on_recache_end"),
         *("on_block_start", *step),
     ]
     assert asks.lines.count("on_block_abandoned") == 1
