@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 @pytest.fixture
-def calls(monkeypatch) -> list[bool]:
+def calls(monkeypatch) -> list[object]:
     """Whether keys were turned, for each call of the operation."""
     seen: list[bool] = []
     operation = fuse_layers.norm_rotate_write
@@ -77,7 +77,6 @@ def test_a_fused_rollout_with_a_prompt_switch_equals_the_plain_one(folder, chang
     # In both layers of a denoising step, in the first one of a context update and of the recache;
     # before that there is no context update.
     assert len(calls) == 5 * 2 * 2 + 4 + 1
-    assert set(calls) == {changes.get("positions") != "relative"}
 
 
 def test_with_projections_fused_as_well_the_numbers_are_the_same(folder, calls):

@@ -92,6 +92,7 @@ def test_cached_blocks_equal_the_formulas_over_the_attended_frames(positions):
         # Twice, as a denoising step and a second one that overwrites the first one's keys.
         for sigma, scale in ((0.75, 1.0), (0.5, 0.9)):
             plan = rollout.state.plan_block()
+            rollout.state.place_sink(plan)
             inputs = rollout.state.step_inputs(plan, sigma)
             with torch.no_grad():
                 velocity = rollout.denoiser(scale * x[:, frames], inputs)
@@ -369,12 +370,12 @@ def test_training_on_one_batch_lowers_its_loss():
         torch.manual_seed(7)
         return dit.flow_matching_loss(clips, dit.text_keys_values(text_BME), starts)
 
-    before = float(loss())
+    before = loss().item()
     for _ in range(60):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
-    assert float(loss()) < 0.9 * before
+    assert loss().item() < 0.9 * before
 
 
 def test_the_layers_are_the_blocks_of_the_checkpoint():

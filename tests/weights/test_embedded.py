@@ -90,7 +90,8 @@ def test_the_package_holds_a_whole_model_of_at_most_sixteen_megabytes():
     folder = embedded.embedded_folder()
     sizes = {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
     students = {f"{embedded.component_of(name)}.safetensors" for name in embedded.student_names()}
-    model = {f"{name}.safetensors" for name in ("dit", "text_encoder", "vae")}
+    parts = ("dit", "text_encoder", "vae", "tiny_decoder")
+    model = {f"{name}.safetensors" for name in parts}
     assert sizes.keys() == model | students
     assert sum(sizes[name] for name in model) <= LARGEST_BYTES
     assert sum(sizes[name] for name in students) <= LARGEST_BYTES
@@ -98,7 +99,8 @@ def test_the_package_holds_a_whole_model_of_at_most_sixteen_megabytes():
     tokenizer = embedded.load_tokenizer()
     assert dit.config.text_width == encoder.config.width
     assert tokenizer.vocab_size <= encoder.config.vocab
-    assert embedded.load_vae().config.latent_channels == dit.config.latent_channels
+    for decoder in (embedded.load_vae(), embedded.load_tiny_decoder()):
+        assert decoder.config.latent_channels == dit.config.latent_channels
     words = {word for values in SLOTS.values() for value in values for word in value.split()}
     assert words <= set(tokenizer.known_words())
     assert (folder / "README.md").is_file()
