@@ -21,7 +21,7 @@ from longlive.attention.core import LayerAttend, LayerWindow
 from longlive.attention.fp8_cache import Fp8LayerCache
 from longlive.attention.kv_cache import LayerCache
 from longlive.callbacks.optimization import Optimization, parts_of
-from longlive.kernels.rope_write import norm_rotate_write
+from longlive.kernels.rope_write import norm_rotate, norm_rotate_write
 from longlive.models.dit import DiT
 from longlive.models.layers import SelfAttention, norm_and_attend
 from longlive.rollout.denoiser import Denoiser
@@ -49,28 +49,17 @@ def fused_norm_and_attend(
     ):
         return norm_and_attend(attention, q_BLE, k_BLE, v_BLE, attend)
     call, cache = attend.call, attend.cache
-    is_plain = type(cache) is LayerCache
-    k_BFPND, slots_F = cache.k, call.write_slots_F
-    v_BFPND: Tensor | None = cache.v
-    if not is_plain:
-        # FP8 is rounded from whole tiles of tokens: keys are laid out here, and then stored.
-        frames, heads = len(slots_F), attention.heads
-        of_token = (heads, v_BLE.shape[-1] // heads)
-        k_BFPND = v_BLE.new_empty(len(v_BLE), frames, cache.tokens_per_slot, *of_token)
-        v_BFPND, slots_F = None, torch.arange(frames, device=slots_F.device)
-    q_BLND = norm_rotate_write(
-        [q_BLE, k_BLE, v_BLE],
-        [attention.norm_q.weight, attention.norm_k.weight],
-        list(call.rotation),
-        k_BFPND,
-        v_BFPND,
-        slots_F,
-        attention.norm_q.eps,
-    )
-    if is_plain:
+    weights = [attention.norm_q.weight, attention.norm_k.weight]
+    rotation, eps = list(call.rotation), attention.norm_q.eps
+    if type(cache) is LayerCache:
+        caches = cache.k, cache.v, call.write_slots_F
+        q_BLND = norm_rotate_write([q_BLE, k_BLE, v_BLE], weights, rotation, *caches, eps)
         return attend.gather(q_BLND, cache.read(call.read))
-    k_BLND = k_BFPND.flatten(1, 2)
-    v_BLND = v_BLE[:, v_BLE.shape[1] - k_BLND.shape[1] :].unflatten(2, k_BLND.shape[2:])
+    # FP8 is rounded from whole tiles of tokens: keys are laid out first, and then stored.
+    stored = len(call.write_slots_F) * cache.tokens_per_slot
+    of_call = attention.heads, stored, eps
+    q_BLND, k_BLND = norm_rotate([q_BLE, k_BLE], weights, rotation, *of_call)
+    v_BLND = v_BLE[:, v_BLE.shape[1] - stored :].unflatten(2, q_BLND.shape[2:])
     return attend.gather(q_BLND, cache.update(k_BLND, v_BLND, call.write_slots_F, call.read))
 
 

@@ -14,9 +14,45 @@ import triton.language as tl
 from torch import Tensor
 
 _WARPS = 4
+_ONE_SLOT = 1 << 30
 
 
 def triton_norm_rotate_write(
+    qkv_BLE: Sequence[Tensor],
+    weights_E: Sequence[Tensor],
+    rotation_L1C: Sequence[Tensor],
+    k_cache_BSPND: Tensor,
+    v_cache_BSPND: Tensor,
+    slots_F: Tensor,
+    eps: float,
+) -> Tensor:
+    """Compute :func:`longlive.kernels.rope_write.plain_norm_rotate_write` in one launch.
+
+    Numbers are rounded at the same places. The rotation is float32.
+    """
+    assert v_cache_BSPND.stride() == k_cache_BSPND.stride()
+    caches = k_cache_BSPND, v_cache_BSPND
+    return _launch(qkv_BLE, weights_E, rotation_L1C, *caches, slots_F, eps)
+
+
+def triton_norm_rotate(
+    qk_BLE: Sequence[Tensor],
+    weights_E: Sequence[Tensor],
+    rotation_L1C: Sequence[Tensor],
+    heads: int,
+    stored: int,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Compute :func:`longlive.kernels.rope_write.plain_norm_rotate` likewise."""
+    batch, _, width = qk_BLE[0].shape
+    # All that is stored is one slot, if there is any.
+    k_BSPND = qk_BLE[0].new_empty(batch, 1, stored, heads, width // heads)
+    slots_F = torch.zeros(min(1, stored), dtype=torch.int64, device=k_BSPND.device)
+    given = (*qk_BLE, qk_BLE[1]), weights_E, rotation_L1C
+    return _launch(*given, k_BSPND, None, slots_F, eps), k_BSPND[:, 0]
+
+
+def _launch(
     qkv_BLE: Sequence[Tensor],
     weights_E: Sequence[Tensor],
     rotation_L1C: Sequence[Tensor],
@@ -25,17 +61,12 @@ def triton_norm_rotate_write(
     slots_F: Tensor,
     eps: float,
 ) -> Tensor:
-    """Compute :func:`longlive.kernels.rope_write.plain_norm_rotate_write` in one launch.
-
-    Numbers are rounded at the same places. The rotation is float32.
-    """
     batch, length, width = qkv_BLE[0].shape
     tokens, heads, head_dim = k_cache_BSPND.shape[2:]
     # Of one product of stacked weights these are views with a longer row.
     rows = [x.flatten(0, 1) for x in qkv_BLE]
     assert all(x.stride(1) == 1 for x in rows)
     video, slot, place, head, one = k_cache_BSPND.stride()
-    assert v_cache_BSPND is None or v_cache_BSPND.stride() == (video, slot, place, head, one)
     assert one == 1
     cos, sin = (x.contiguous() for x in rotation_L1C)
     assert cos.dtype == sin.dtype == torch.float32
@@ -46,7 +77,8 @@ def triton_norm_rotate_write(
         *(*weights_E, cos, sin),
         *(out_BLND, k_cache_BSPND, v_cache_BSPND, slots_F.contiguous()),
         *(length, length - len(slots_F) * tokens, video, slot, eps),
-        P=tokens,
+        # Without a cache there is one slot of any length, which is not compiled for again.
+        P=_ONE_SLOT if v_cache_BSPND is None else tokens,
         E=width,
         C=head_dim // 2,
         PLACE=place,

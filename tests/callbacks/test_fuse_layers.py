@@ -34,9 +34,9 @@ pytestmark = pytest.mark.usefixtures("nothing_compiled")
 
 
 @pytest.fixture
-def calls(monkeypatch) -> list[object]:
-    """Whether keys were turned, for each call of the operation."""
-    seen: list[bool] = []
+def calls(monkeypatch) -> list[float]:
+    """What each call of the operation was told last."""
+    seen: list[float] = []
     operation = fuse_layers.norm_rotate_write
 
     def counted(*args: Any) -> Tensor:

@@ -10,7 +10,12 @@ from torch import Tensor
 
 from longlive.attention.kv_cache import LayerCache
 from longlive.attention.rope import Rotation, rotate, rotation
-from longlive.kernels.rope_write import norm_rotate_write, plain_norm_rotate_write
+from longlive.kernels.rope_write import (
+    norm_rotate,
+    norm_rotate_write,
+    plain_norm_rotate,
+    plain_norm_rotate_write,
+)
 from longlive.models.layers import RMSNorm
 
 EPS = 1e-6
@@ -122,6 +127,18 @@ def test_it_is_what_the_parts_of_the_model_do_one_after_the_other(operation, cha
             torch.testing.assert_close(got, wanted, rtol=rounding, atol=1e-6)
 
 
+@pytest.mark.parametrize("operation", [plain_norm_rotate, norm_rotate])
+@pytest.mark.parametrize("stored", [18, 6, 0])
+def test_without_a_cache_the_last_keys_are_returned(operation, stored):
+    given = case().to("cpu", torch.float32)
+    expected = by_the_model(given.to("cpu", torch.float32))
+    of_call = given.qkv[:2], given.weights, list(given.rotation), 3, stored, EPS
+    q, k = operation(*of_call)
+    torch.testing.assert_close(q, expected[0])
+    written = expected[1][:, list(given.slots)].flatten(1, 2)
+    torch.testing.assert_close(k, written[:, 18 - stored :])
+
+
 def test_slots_that_are_not_named_keep_what_they_hold():
     given = case(slots=(5, 1))
     before = given.to("cpu", torch.float64)
@@ -135,6 +152,8 @@ def test_the_operation_is_registered_as_torch_asks():
     given = case().to("cpu", torch.float32).stacked()
     inputs = given.qkv, given.weights, list(given.rotation), given.k_cache, given.v_cache
     torch.library.opcheck(torch.ops.longlive.norm_rotate_write.default, (*inputs, given.slots, EPS))
+    apart = given.qkv[:2], given.weights, list(given.rotation), 3, 6, EPS
+    torch.library.opcheck(torch.ops.longlive.norm_rotate.default, apart)
 
 
 # The kernel, by Triton's interpreter; a process of its own, since Triton is told when it is loaded.
@@ -142,7 +161,7 @@ def test_the_operation_is_registered_as_torch_asks():
 
 def check_interpreted() -> None:
     """Run in that process."""
-    from longlive.kernels.rope_write_triton import triton_norm_rotate_write
+    from longlive.kernels.rope_write_triton import triton_norm_rotate, triton_norm_rotate_write
 
     # The interpreter rounds half floats as a GPU does, and has no bfloat16 of its own.
     for dtype, bound in ((torch.float32, FLOAT32), (torch.float16, 2e-4)):
@@ -155,10 +174,16 @@ def check_interpreted() -> None:
                 pairs = zip(got, expected, strict=True)
                 assert all(distance(*pair) < bound for pair in pairs)
                 assert torch.equal(got[2], expected[2])
+        for stored in (6, 2, 0):
+            made = case(grid=(1, 2)).to("cpu", dtype).stacked()
+            of_call = made.qkv[:2], made.weights, list(made.rotation), 3, stored, EPS
+            pairs = zip(triton_norm_rotate(*of_call), plain_norm_rotate(*of_call), strict=True)
+            assert all(x.shape == y.shape and distance(x, y) < bound for x, y in pairs)
 
 
 def distance(got: Tensor, expected: Tensor) -> float:
-    return float((got.double() - expected.double()).norm() / expected.double().norm())
+    norm = float(expected.double().norm())
+    return float((got.double() - expected.double()).norm()) / (norm or 1)
 
 
 @needs_triton
