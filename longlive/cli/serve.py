@@ -1,6 +1,7 @@
 """serve: a page in the browser where a video follows what is typed."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ _SUMMARY = (
     "Open a page where a video follows what you type. All other options are those of longlive "
     "predict: without a --config the small model of the package is served."
 )
-_DEFAULT_CONFIGS = ("tiny.yaml", "switch/preempt.yaml")
+_DEFAULT_CONFIGS = ("tiny.yaml", "decoder/tiny.yaml", "window/9.yaml", "switch/preempt.yaml")
 """The embedded model; a prompt interrupts the block at hand."""
 _MOST_SAMPLES = 12
 _SAMPLES = (
@@ -63,16 +64,24 @@ def run(args: list[str]) -> None:
     from longlive.live.engine import SessionEngine
 
     served = configure(_with_default_config(with_recipes_spelled_out(rest)))
-    served.model.prepare(served.device)
+
+    def load() -> SessionEngine:
+        served.model.prepare(served.device)
+        return SessionEngine(
+            served.model,
+            callbacks=served.callbacks,
+            callback_configs=served.callback_configs,
+            buffer_frames=given.buffer,
+            snapshot_mib=given.snapshot_mib,
+        )
+
+    # A thread in which torch has computed on a CPU keeps workers for as long as it lives, and if
+    # those of all threads are more than there are cores, each operation has to wake its own. The
+    # rollout's thread, which is started here, is to be the only one that has some.
+    with ThreadPoolExecutor(1) as pool:
+        engine = pool.submit(load).result()
     if not settings.samples:
-        settings = replace(settings, samples=_suggestions(served.model))
-    engine = SessionEngine(
-        served.model,
-        callbacks=served.callbacks,
-        callback_configs=served.callback_configs,
-        buffer_frames=given.buffer,
-        snapshot_mib=given.snapshot_mib,
-    )
+        settings = replace(settings, samples=_suggestions(engine.model))
     try:
         log.info("warming up")
         engine.warm_up(settings.samples[0])

@@ -50,8 +50,9 @@ log = logging.getLogger(__name__)
 _CPU_SNAPSHOT_MIB = 256
 _GPU_SHARE = 0.25
 _MEBI = 2**20
-# The last one sees a whole window.
-_WARM_BLOCKS = 5
+# The last ones see a whole window.
+_WARM_BLOCKS = 6
+_MEASURED_BLOCKS = 3
 # Until the first frames under a new prompt there pass the rest of a block, the recache and a block.
 _BLOCKS_OF_A_SWITCH = 3
 _LEAST_BUFFER_FRAMES = 12
@@ -314,7 +315,7 @@ class SessionEngine:
         return "" if student is None else f" (student {student})"
 
     def _rehearse(self, prompt: str) -> float:
-        """Make a few blocks with the default recipe; return the seconds that the last one took."""
+        """Make a few blocks with the default recipe; return the seconds that the last ones took."""
         with self.changed:
             blocks = self.statistics.blocks
             self.start(Start(0, prompt, blocks=_WARM_BLOCKS, buffer_frames=MAX_BUFFER_FRAMES))
@@ -328,7 +329,7 @@ class SessionEngine:
         self.forget()
         if not is_made:
             raise UserError("the model made no block; see the messages above")
-        return self.statistics.last_block_ms / 1000
+        return self.statistics.last_blocks_ms(_MEASURED_BLOCKS) / 1000
 
     def _ordered(self, effect: Effect, *, tells_branches: bool = False) -> Effect:
         if tells_branches:

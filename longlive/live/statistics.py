@@ -114,6 +114,11 @@ class Statistics:
         with self._lock:
             return round(self._prompt_ms[-1], 1) if self._prompt_ms else None
 
+    def last_blocks_ms(self, count: int) -> float:
+        """What a block took, the median of the last ``count``."""
+        with self._lock:
+            return percentile(list(self._block_ms)[-count:], 0.5)
+
     @property
     def last_block_ms(self) -> float:
         """Of the last block."""

@@ -34,7 +34,7 @@ def test_an_undistilled_model_offers_eighths_of_its_steps_and_no_guidance_when_f
 
 @pytest.mark.parametrize(
     ("seconds", "default"),
-    [(0.1, None), (0.6, None), (0.7, 12), (1.2, 8), (2.4, 4), (100, 2)],
+    [(0.1, None), (0.52, None), (0.7, 12), (1.2, 6), (2.4, 2), (100, 2)],
 )
 def test_on_a_slow_machine_as_many_steps_as_it_can_do_are_the_default(seconds, default):
     recipes = Recipes(16, 2.0)
@@ -48,10 +48,10 @@ def test_on_a_slow_machine_as_many_steps_as_it_can_do_are_the_default(seconds, d
 
 def test_what_is_still_too_slow_with_fewer_steps_gets_fewer_again():
     recipes = Recipes([1000, 750, 500, 250], 1.0)
-    assert recipes.fit(0.78, 0.75) == 3
+    assert recipes.fit(0.68, 0.75) == 3
     # Not all of a block is steps: three take more than three quarters of it.
     assert recipes.fit(0.65, 0.75) == 2
-    assert recipes.fit(0.55, 0.75) is None
+    assert recipes.fit(0.52, 0.75) is None
     assert recipes.setup(None, None).denoising_steps == (1000, 500)
     assert recipes.fit(30, 0.75) == 1
     assert recipes.fit(30, 0.75) is None
