@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from block_budget import BlockBudget, Cost, block_budget, longest_over
 from readme_table import ROOT, Found, find_results, short_commit
@@ -35,6 +36,14 @@ MATRICES = ("alone", "alone_decoder", "left_out", "cumulative")
 LESS_WORK = ("FoldUpsampling", "QuantizeLinears")
 """Callbacks that leave less to do than floors count, which are of the model as it is written."""
 
+MODEL_SETTINGS = {
+    "decoder": "wan",
+    "positions": "absolute",
+    "first_frame_alone": False,
+    "first_denoising_steps": None,
+    "recached_latent_frames": None,
+}
+"""Of the model, with their defaults: what else may tell two runs apart."""
 STEPS = (
     *("run", "what changed", "attention", "commit", "ms a block", "fps", "over the first"),
     *("p99 / p50", "first frame", "switch adds", "memory in use / held"),
@@ -150,9 +159,18 @@ def _changes(results: Results, before: Results | None) -> Iterator[str]:
         old, new = getattr(before.recipe, field), getattr(recipe, field)
         if old != new:
             yield f"{words} {old} to {new}".strip()
+    for field, default in MODEL_SETTINGS.items():
+        old, new = (_model_settings(one).get(field, default) for one in (before, results))
+        if old != new:
+            yield f"{field} {old} to {new}"
     machines = [one.environment.device_name for one in (before, results)]
     if machines[0] != machines[1]:
         yield "**{} to {}**".format(*machines)
+
+
+def _model_settings(results: Results) -> dict[str, Any]:
+    found: dict[str, Any] = results.recipe.settings.get("model", {}).get("init_args", {})
+    return found
 
 
 def _recipe(results: Results, budget: BlockBudget) -> Iterator[str]:
