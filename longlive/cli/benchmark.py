@@ -12,20 +12,17 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from longlive.benchmark.config import BenchmarkConfig
 from longlive.benchmark.run import run_benchmark, summary, table
 from longlive.benchmark.session import Origin
-from longlive.cli import COMMANDS
 from longlive.cli.config_files import check_config_files, named_config_files
 from longlive.cli.lightning_commands import (
     LongLiveCLI,
-    LongLiveParser,
     check_accelerator,
     check_callbacks,
     check_seed,
-    without_chatter,
+    run_cli,
 )
 from longlive.cli.recipe_option import HELP as RECIPE_HELP
 from longlive.cli.recipe_option import recipes_named, with_recipes_spelled_out
@@ -197,33 +194,9 @@ def read_command(args: list[str]) -> Asked:
     check_config_files(spelled_out)
     begun = [args[0], *_base_of(spelled_out), *spelled_out[1:]]
     check_config_files(begun)
-    options: dict[str, Any] = {
-        "prog": "longlive",
-        "default_env": False,
-        "allow_abbrev": False,
-        NAME: {
-            "usage": _USAGE,
-            "description": COMMANDS[NAME].summary.capitalize() + ".",
-        },
-    }
     # Known before the parser runs the command.
     BenchmarkCLI.command = shlex.join(["longlive", *args])
-    with without_chatter(is_predict=True):
-        try:
-            cli = BenchmarkCLI(
-                pl.LightningModule,
-                pl.LightningDataModule,
-                trainer_class=BenchmarkTrainer,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                save_config_callback=None,
-                parser_class=LongLiveParser,
-                parser_kwargs=options,
-                args=begun,
-            )
-        except MisconfigurationException as error:
-            raise UserError(" ".join(str(error).split())) from error
+    cli = run_cli(BenchmarkCLI, begun, _USAGE, trainer_class=BenchmarkTrainer)
     return cast(BenchmarkTrainer, cli.trainer).asked
 
 

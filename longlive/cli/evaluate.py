@@ -6,16 +6,13 @@ from typing import Any
 import lightning.pytorch as pl
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from longlive.cli import COMMANDS
 from longlive.cli.config_files import check_config_files
 from longlive.cli.lightning_commands import (
     LongLiveCLI,
-    LongLiveParser,
     check_accelerator,
     check_seed,
-    without_chatter,
+    run_cli,
 )
 from longlive.errors import UserError
 
@@ -93,31 +90,8 @@ def run(args: list[str]) -> None:
         UserError: For input that cannot work.
     """
     check_config_files(args)
-    options: dict[str, Any] = {
-        "prog": "longlive",
-        "default_env": False,
-        "allow_abbrev": False,
-        NAME: {
-            "usage": "longlive evaluate --config configs/eval/NAME.yaml --output FOLDER [OPTIONS]",
-            "description": COMMANDS[NAME].summary.capitalize() + ".",
-        },
-    }
-    with without_chatter(is_predict=True):
-        try:
-            EvaluateCLI(
-                pl.LightningModule,
-                pl.LightningDataModule,
-                trainer_class=EvaluationTrainer,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                save_config_callback=None,
-                parser_class=LongLiveParser,
-                parser_kwargs=options,
-                args=args,
-            )
-        except MisconfigurationException as error:
-            raise UserError(" ".join(str(error).split())) from error
+    usage = "longlive evaluate --config configs/eval/NAME.yaml --output FOLDER [OPTIONS]"
+    run_cli(EvaluateCLI, args, usage, trainer_class=EvaluationTrainer)
 
 
 def _typed(option: str, value: Any) -> Any:

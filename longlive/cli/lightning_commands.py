@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -33,6 +33,9 @@ _PREDICT_CHATTER = ("lightning.pytorch", "lightning.fabric", *_CHATTER)
 _LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
 _NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")
 _SEEDS = range(1 << 32)
+_TRAINING = ("fit", "validate", "test")
+
+CLI = TypeVar("CLI", bound=LightningCLI)
 
 
 class LongLiveParser(LightningArgumentParser):
@@ -52,8 +55,7 @@ class LongLiveCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        kept = ("fit", "validate", "test")
-        return {name: LightningCLI.subcommands()[name] for name in kept}
+        return {name: LightningCLI.subcommands()[name] for name in _TRAINING}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
@@ -146,19 +148,34 @@ def run(args: list[str]) -> None:
         args = with_recipes_spelled_out(with_session_spelled_out(args))
     check_config_files(args)
     cli = PredictCLI if name == "predict" else LongLiveCLI
-    options: dict[str, Any] = {
+    run_cli(cli, args, f"longlive {name} --config FILE [--config FILE ...] [OPTIONS]")
+
+
+def run_cli(cli: type[CLI], args: list[str], usage: str | None = None, **options: Any) -> CLI:
+    """Have a command line read by Lightning, and its command run.
+
+    Args:
+        cli: Of which class.
+        args: Command line without the program's name.
+        usage: First line of the command's help, if it has one.
+        options: Of the class.
+
+    Raises:
+        UserError: For input that cannot work.
+    """
+    name = args[0]
+    parser: dict[str, Any] = {
         "prog": "longlive",
         "default_env": False,
         # An abbreviation that works today is ambiguous after the next option.
         "allow_abbrev": False,
-        name: {
-            "usage": f"longlive {name} --config FILE [--config FILE ...] [OPTIONS]",
-            "description": COMMANDS[name].summary.capitalize() + ".",
-        },
     }
-    with without_chatter(is_predict=name == "predict"):
+    if usage is not None:
+        summary = COMMANDS[name].summary.capitalize() + "."
+        parser[name] = {"usage": usage, "description": summary}
+    with _without_chatter(is_predict=name not in _TRAINING):
         try:
-            cli(
+            return cli(
                 pl.LightningModule,
                 pl.LightningDataModule,
                 subclass_mode_model=True,
@@ -166,15 +183,16 @@ def run(args: list[str]) -> None:
                 auto_configure_optimizers=False,
                 save_config_callback=None,
                 parser_class=LongLiveParser,
-                parser_kwargs=options,
+                parser_kwargs=parser,
                 args=args,
+                **options,
             )
         except MisconfigurationException as error:
             raise UserError(" ".join(str(error).split())) from error
 
 
 @contextmanager
-def without_chatter(*, is_predict: bool) -> Iterator[None]:
+def _without_chatter(*, is_predict: bool) -> Iterator[None]:
     """Hold back what Lightning says at each start: devices found, an advertisement.
 
     Of a training run more is worth knowing.

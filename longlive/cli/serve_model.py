@@ -7,12 +7,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from longlive.callbacks.frame_writer import FrameWriter
 from longlive.callbacks.progress import RolloutProgress
 from longlive.cli.config_files import check_config_files
-from longlive.cli.lightning_commands import LongLiveParser, PredictCLI, without_chatter
+from longlive.cli.lightning_commands import PredictCLI, run_cli
 from longlive.errors import UserError
 from longlive.modules.longlive import LongLive
 from longlive.rollout.hooks import RolloutCallback
@@ -65,27 +64,7 @@ def configure(args: list[str]) -> ServedModel:
     check_config_files(args)
     # Viewers bring the prompts; the data module insists on one.
     prompt = [] if any(arg.startswith("--prompt") for arg in args) else ["--prompt", "a"]
-    options: dict[str, Any] = {
-        "prog": "longlive",
-        "default_env": False,
-        "allow_abbrev": False,
-    }
-    with without_chatter(is_predict=True):
-        try:
-            cli = PredictCLI(
-                pl.LightningModule,
-                pl.LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                save_config_callback=None,
-                trainer_class=_NoTrainer,
-                parser_class=LongLiveParser,
-                parser_kwargs=options,
-                args=["predict", *args, *prompt],
-            )
-        except MisconfigurationException as error:
-            raise UserError(" ".join(str(error).split())) from error
+    cli = run_cli(PredictCLI, ["predict", *args, *prompt], trainer_class=_NoTrainer)
     if not isinstance(cli.model, LongLive):
         raise UserError(f"serve shows a LongLive model, not {type(cli.model).__name__}")
     found: list[pl.Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]

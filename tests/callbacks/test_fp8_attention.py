@@ -222,7 +222,19 @@ def test_a_wrong_argument_is_one_line_with_what_is_allowed(capsys):
 
 
 @pytest.mark.gpu
-def test_compiled_and_captured_passes_are_those_of_the_eager_ones_and_near_the_emulation(tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"positions": "relative"},
+        # A recache stores a part of what it runs, in a length that is compiled as a variable.
+        {"positions": "relative", "window_latent_frames": 6, "sink_latent_frames": 2},
+    ],
+    ids=str,
+)
+def test_compiled_and_captured_passes_are_those_of_the_eager_ones_and_near_the_emulation(
+    tmp_path, changes
+):
     if need := Fp8Attention().missing(torch.device("cuda")):
         pytest.skip(need)
     from nano_model import DIT
@@ -233,7 +245,7 @@ def test_compiled_and_captured_passes_are_those_of_the_eager_ones_and_near_the_e
         width=128, ffn_width=64, heads=2, layers=2, text_width=8, text_len=DIT.text_len, patch=1
     )
     folder = write_nano_model(tmp_path, dit=wide)
-    settings = {"dtype": "bfloat16", "latent_frames": 24}
+    settings = {"dtype": "bfloat16", "latent_frames": 24, **changes}
     models = [model_of(folder, "cuda", **settings) for _ in range(4)]
     eager = latents(models[0], Fp8Attention())
     emulated = latents(models[0], Fp8Attention(emulates=True))
