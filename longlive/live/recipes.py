@@ -12,8 +12,8 @@ from longlive.schedule import DenoisingSchedule
 STANDARD = "standard"
 FAST = "fast"
 _SHARE_OF_PLAY = 0.7
-"""What is left of a block's playing time goes to encoding, to prompts, each of which costs a recache
-and the block that it interrupts, and to whatever else a machine does."""
+"""What is left of a block's playing time goes to encoding, to prompts, each of which costs a
+recache and the block that it interrupts, and to whatever else a machine does."""
 
 
 @dataclass(frozen=True, slots=True)
