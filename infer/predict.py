@@ -16,16 +16,18 @@ from longlive.modules.longlive import LongLive
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompt")
-    parser.add_argument("--weights", default="embedded", help="embedded, synthetic, or a folder")
-    parser.add_argument("--config", type=Path, help="settings of the model; else by the weights")
+    parser.add_argument("--weights", help="embedded, synthetic, or a folder; else the config's")
+    parser.add_argument("--config", type=Path, help="settings of the model; else the weights' own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="outputs", help="folder, or a name ending in .mp4")
     args = parser.parse_args()
 
-    settings = settings_for(args.weights)
-    if args.config is not None:
+    if args.config is None:
+        settings = settings_for(args.weights or "embedded")
+    else:
         settings = yaml.safe_load(args.config.read_text())["model"]["init_args"]
-    model = LongLive(**settings | {"weights": args.weights}).prepare()
+        settings |= {"weights": args.weights} if args.weights else {}
+    model = LongLive(**settings).prepare()
     writer = FrameWriter(args.output)
     for block in model.stream(args.prompt, seed=args.seed, callbacks=[writer]):
         # Latents are [B, F, C, H, W]; frames [B, T, 3, H, W], in [0, 1], on the model's device.

@@ -1,7 +1,7 @@
 """serve: a page in the browser where a video follows what is typed."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,9 @@ from longlive.cli.parsing import CommandParser
 from longlive.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from longlive.live.engine import SessionEngine
     from longlive.modules.longlive import LongLive
 
 log = logging.getLogger(__name__)
@@ -78,8 +81,7 @@ def run(args: list[str]) -> None:
     # A thread in which torch has computed on a CPU keeps workers for as long as it lives, and if
     # those of all threads are more than there are cores, each operation has to wake its own. The
     # rollout's thread, which is started here, is to be the only one that has some.
-    with ThreadPoolExecutor(1) as pool:
-        engine = pool.submit(load).result()
+    engine = _in_a_thread(load)
     if not settings.samples:
         settings = replace(settings, samples=_suggestions(engine.model))
     try:
@@ -88,6 +90,25 @@ def run(args: list[str]) -> None:
         serve(engine, settings)
     finally:
         engine.close()
+
+
+def _in_a_thread(work: "Callable[[], SessionEngine]") -> "SessionEngine":
+    made: list[SessionEngine] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            made.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    # Ctrl-C does not wait for it.
+    thread = threading.Thread(target=run, name="load", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return made[0]
 
 
 def _parser() -> CommandParser:

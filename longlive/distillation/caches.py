@@ -109,6 +109,12 @@ class TrainingCache(KVCache):
     def __getitem__(self, layer: int) -> TrainingLayerCache:
         return self._training_layers[layer]
 
+    def clear(self) -> None:
+        """Zero the buffers; histories stay, and so does where the sink's have been turned to."""
+        position = self.sink.position
+        super().clear()
+        self.note_sink(position)
+
     def turn_sink(self, slots: int, position: int) -> None:
         """Turn the keys of the leading ``slots``, and what flows into their histories."""
         before = self.sink.position

@@ -112,7 +112,8 @@ class SessionEngine:
             _students_of(model, callbacks),
         )
         self._callback_configs = tuple(callback_configs)
-        self._text = TextAhead(lambda prompt: model.encode([prompt]), device)
+        on_gpu = device.type != "cpu"
+        self._text = TextAhead(lambda prompt: model.encode([prompt]), device, has_thread=on_gpu)
         self._delivery = Delivery(
             self.changed, self.video, self.playout, lambda said: self.emit(said), self.statistics
         )

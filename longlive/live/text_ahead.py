@@ -25,9 +25,13 @@ class TextAhead:
     Args:
         encode: Embeddings ``[1, M, E]`` of a prompt.
         device: Where it runs.
+        has_thread: Whether there is one. Without, a prompt is encoded when it is wanted, by the
+            thread that wants it: on a CPU a second thread that computes slows the first down.
     """
 
-    def __init__(self, encode: Callable[[str], Tensor], device: torch.device) -> None:
+    def __init__(
+        self, encode: Callable[[str], Tensor], device: torch.device, *, has_thread: bool = True
+    ) -> None:
         self._encode = encode
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -36,11 +40,15 @@ class TextAhead:
         self._at_work: str | None = None
         self._is_closed = False
         self._change = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="encode prompts", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if has_thread:
+            self._thread = threading.Thread(target=self._run, name="encode prompts", daemon=True)
+            self._thread.start()
 
     def announce(self, prompt: str) -> None:
         """A prompt will be wanted; return at once."""
+        if self._thread is None:
+            return
         with self._change:
             self._wanted = prompt
             self._change.notify_all()
@@ -68,7 +76,8 @@ class TextAhead:
         with self._change:
             self._is_closed = True
             self._change.notify_all()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         while True:

@@ -176,7 +176,8 @@ class Stage:
 
     def restore_rollouts(self, kept: dict[str, Any]) -> None:
         """Go on with the rollouts of a checkpoint."""
-        if (video := kept["video"]) is not None:
+        # Before keys were stored turned, a checkpoint did not say where its sink is.
+        if (video := kept["video"]) is not None and "sink" in video:
             texts = {name: text.to(self.device) for name, text in video["texts"].items()}
             self.video = self._new_video(texts, video["switch"])
             self.video.load_state_dict(video)

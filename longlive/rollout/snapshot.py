@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from longlive.attention.kv_cache import Sink
 from longlive.rollout.decode import StreamingDecoder
 from longlive.rollout.state import RolloutState
 from longlive.rollout.transitions import Blend, Mixture
@@ -46,7 +47,7 @@ class RolloutSnapshot:
         window: ``origin``, ``end``, ``filled`` and ``head`` of the slot window.
         recent: Clean latents of the window; shared, since nobody changes them.
         unstored: Those of the block, if its clean keys are not stored; shared.
-        keys_values: Copies of the slots in use.
+        keys_values: Copies of the slots in use, and where the sink is.
         text: Copies of the prompt's keys and values.
         decoder: What the decoder remembers.
     """
@@ -106,6 +107,9 @@ def restore_snapshot(
 
 
 def _tensors(held: Any) -> list[Tensor]:
+    if isinstance(held, Sink):
+        # Its keys are of the cache, and of all snapshots.
+        return []
     if isinstance(held, Tensor):
         return [held]
     if isinstance(held, (tuple, list)):

@@ -49,7 +49,7 @@ def test_on_a_slow_machine_as_many_steps_as_it_can_do_are_the_default(seconds, d
 def test_what_is_still_too_slow_with_fewer_steps_gets_fewer_again():
     recipes = Recipes([1000, 750, 500, 250], 1.0)
     assert recipes.fit(0.68, 0.75) == 3
-    # Not all of a block is steps: three take more than three quarters of it.
+    # Not all of a block is steps: three take more than three quarters of what four do.
     assert recipes.fit(0.65, 0.75) == 2
     assert recipes.fit(0.52, 0.75) is None
     assert recipes.setup(None, None).denoising_steps == (1000, 500)

@@ -99,3 +99,17 @@ def test_few_prompts_are_remembered(ahead, encoder):
     assert encoder.seen == []
     ahead("0")
     assert encoder.seen == ["0"]
+
+
+def test_without_a_thread_a_prompt_is_encoded_by_whoever_wants_it(encoder):
+    threads: list[str] = []
+
+    def encode(prompt: str) -> Tensor:
+        threads.append(threading.current_thread().name)
+        return encoder(prompt)
+
+    ahead = TextAhead(encode, CPU, has_thread=False)
+    ahead.announce("abc")
+    assert ahead("abc")[0, 0, 0] == ahead("abc")[0, 0, 0] == 3
+    assert threads == [threading.current_thread().name]
+    ahead.close()
