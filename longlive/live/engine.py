@@ -55,6 +55,8 @@ _WARM_BLOCKS = 6
 _MEASURED_BLOCKS = 3
 # Until the first frames under a new prompt there pass the rest of a block, the recache and a block.
 _BLOCKS_OF_A_SWITCH = 3
+# For a machine that hesitates. Prompts do not wait for it: old frames give way to the first new one.
+_SPARE_BLOCKS = 2
 _LEAST_BUFFER_FRAMES = 12
 _WARM_SECONDS = 900.0
 
@@ -301,7 +303,7 @@ class SessionEngine:
             )
             seconds, steps = self._rehearse(prompt), fitting
         if self._finds_depth:
-            blocks = math.ceil(_BLOCKS_OF_A_SWITCH * seconds / plays)
+            blocks = math.ceil(_BLOCKS_OF_A_SWITCH * seconds / plays) + _SPARE_BLOCKS
             frames = max(blocks * offer.block_frames, _LEAST_BUFFER_FRAMES)
             self.buffer_frames = min(frames, MAX_BUFFER_FRAMES)
 

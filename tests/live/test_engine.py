@@ -360,7 +360,7 @@ def test_warming_up_leaves_nothing_behind_and_makes_slow_steps_optional(play):
     assert [offer.steps[0] for offer in recipes.offers()] == [1, 1]
 
 
-@pytest.mark.parametrize(("seconds", "frames"), [(0.01, 12), (0.3, 24), (0.55, 36), (900, 256)])
+@pytest.mark.parametrize(("seconds", "frames"), [(0.01, 36), (0.3, 48), (0.55, 60), (900, 256)])
 def test_the_buffer_is_as_deep_as_a_change_of_prompt_is_long(play, monkeypatch, seconds, frames):
     played = play(buffer_frames=None)
     monkeypatch.setattr(played.engine, "_rehearse", lambda prompt: seconds)
