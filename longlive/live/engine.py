@@ -55,7 +55,7 @@ _WARM_BLOCKS = 6
 _MEASURED_BLOCKS = 3
 # Until the first frames under a new prompt there pass the rest of a block, the recache and a block.
 _BLOCKS_OF_A_SWITCH = 3
-# For a machine that hesitates. Prompts do not wait for it: old frames give way to the first new one.
+# For a machine that hesitates. Prompts do not wait for them: old frames give way to the first new.
 _SPARE_BLOCKS = 2
 _LEAST_BUFFER_FRAMES = 12
 _WARM_SECONDS = 900.0
