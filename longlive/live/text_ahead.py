@@ -1,4 +1,4 @@
-"""Encodes a prompt in a thread of its own while the block at hand is made."""
+"""Encodes a prompt in a thread of its own while the block at hand is made, or when it is wanted."""
 
 import threading
 from collections import OrderedDict
